@@ -1,0 +1,1 @@
+"""AsyncStageOut: users' output files, moved to where they belong, every step on record."""

@@ -1,0 +1,1 @@
+"""The single memory: Postgres. The only SQL in the house."""

@@ -1,0 +1,1 @@
+"""What speaks to services outside: FTS3 and storage."""

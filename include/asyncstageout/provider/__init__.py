@@ -1,0 +1,1 @@
+"""Airflow manners: hook, operators, sensor, trigger, link and connection form."""

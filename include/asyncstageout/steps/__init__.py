@@ -1,0 +1,1 @@
+"""What one task does: ``run(collaborators...) -> Summary``. No Airflow in here."""

@@ -1,6 +1,6 @@
 """Job ids that are known before the POST, so that a lost answer loses nothing.
 
-FTS 3.13, ``JobBuilder``: with ``id_generator: deterministic`` the job id is ``uuid5(uuid5(BASE_ID, vo), sid)``.
+With ``id_generator: deterministic`` the job id is ``uuid5(uuid5(BASE_ID, vo), sid)`` (FTS 3.13, JobBuilder).
 """
 
 from __future__ import annotations

@@ -1,0 +1,133 @@
+"""Why a transfer failed, from what FTS says: a category, CMS's exit code, and whether trying again can help.
+
+FTS writes ``SCOPE [errno] text`` (SOURCE, DESTINATION, TRANSFER or GENERAL_FAILURE); its own sweeps write
+plain sentences. The patterns and the codes 60317 to 60328 are those of CRAB (CRABServer #9400), the mix in
+production of summer 2026 is in tests/core/test_failures.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+MAX_REASON_CHARS = 1000
+
+
+class Category(StrEnum):
+    """What kind of failure it was. Operators see these words; retries are decided by them."""
+
+    QUOTA = "quota"
+    PERMISSION = "permission"
+    QUEUE_TIMEOUT = "queue-timeout"
+    SOURCE_MISSING = "source-missing"
+    SOURCE_CHECKSUM = "source-checksum"
+    DESTINATION_CHECKSUM = "destination-checksum"
+    DESTINATION_EXISTS = "destination-exists"
+    SOURCE = "source"
+    DESTINATION = "destination"
+    TRANSFER = "transfer"
+    CANCELED = "canceled"
+    CREDENTIAL = "credential"
+    NAME = "name"
+    """No rule of the site makes a PFN of the LFN."""
+    REFUSED = "refused"
+    """FTS refused to take the file at all."""
+    LOST = "lost"
+    """FTS accepted the job and does not know it any more."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt, in the words that go on record."""
+
+    category: Category
+    code: int
+    """CMS exit code, 60317 to 60328."""
+    permanent: bool
+    """True: trying again without a person's help is a waste."""
+    scope: str | None
+    errno: int | None
+    reason: str
+    """FTS's text, cut at 1,000 characters."""
+
+
+class _Rule(NamedTuple):
+    category: Category
+    code: int
+    permanent: bool
+    patterns: tuple[str, ...]
+    """Regular expressions, without regard to case, anywhere in the reason unless anchored."""
+
+
+# First match wins, so the particular stands above the general.
+_RULES = (
+    _Rule(Category.QUOTA, 60323, True, (
+        r"HTTP 507", r"status code 507", r"insufficient storage", r"disk quota exceeded", r"no space left",
+        r"not have enough space", r"NO_FREE_SPACE", r"\[28\]", r"all pools are full",
+    )),
+    _Rule(Category.QUEUE_TIMEOUT, 60325, False, (r"stayed in the queue for too long",)),
+    # The source's own bytes are wrong: copying them again gives the same wrong bytes.
+    _Rule(Category.SOURCE_CHECKSUM, 60326, True, (
+        r"source and user-defined.*checksum", r"^SOURCE\b.*checksum",
+    )),
+    _Rule(Category.DESTINATION_CHECKSUM, 60327, False, (r"checksum do not match", r"checksum mismatch")),
+    _Rule(Category.DESTINATION_EXISTS, 60327, True, (r"file exists",)),
+    _Rule(Category.CREDENTIAL, 60322, False, (
+        r"proxy.*expired", r"certificate has expired", r"CRL has expired", r"token.*expired",
+        r"authentication (failed|failure)",
+    )),
+    _Rule(Category.PERMISSION, 60322, True, (
+        r"HTTP 40[13]", r"permission (denied|refused)", r"operation not permitted", r"mkdir\(\) fail",
+        r"cannot create directory", r"open/create error", r"530-login incorrect", r"\[13\]",
+    )),
+    _Rule(Category.SOURCE_MISSING, 60326, True, (
+        r"^SOURCE \[2\]", r"^SOURCE.*(no such file|HTTP 404|file not found)",
+    )),
+    _Rule(Category.TRANSFER, 60328, False, (
+        r"forced-canceled", r"probably stalled", r"force failure due to file state",
+    )),
+    _Rule(Category.CANCELED, 60317, False, (r"cancell?ed", r"storage banned")),
+    _Rule(Category.SOURCE, 60326, False, (r"^SOURCE\b",)),
+    _Rule(Category.DESTINATION, 60327, False, (r"^DESTINATION\b",)),
+    _Rule(Category.TRANSFER, 60328, False, (r"^TRANSFER\b",)),
+)  # fmt: skip
+_FALLBACK = _Rule(Category.OTHER, 60324, False, ())
+_COMPILED = tuple((re.compile("|".join(rule.patterns), re.IGNORECASE | re.DOTALL), rule) for rule in _RULES)
+_SCOPED = re.compile(r"(SOURCE|DESTINATION|TRANSFER|GENERAL_FAILURE) \[(\d+)\]")
+
+# Where the text alone says little, FTS's own verdict decides (its heuristics know the errno).
+_FTS_DECIDES = frozenset({Category.SOURCE, Category.DESTINATION, Category.TRANSFER, Category.OTHER})
+
+
+def classify(reason: str, recoverable: bool | None = None) -> Failure:
+    """Return what an FTS reason means.
+
+    Args:
+        reason: the file's ``reason`` as FTS gives it; empty is a failure without a reason.
+        recoverable: FTS's own verdict on the file, when it was asked for.
+    """
+    text = reason.strip() or "FTS gave no reason"
+    rule = next((rule for pattern, rule in _COMPILED if pattern.search(text)), _FALLBACK)
+    unhelpful = rule.category in _FTS_DECIDES and recoverable is False
+    scoped = _SCOPED.match(text)
+    return Failure(
+        category=rule.category,
+        code=rule.code,
+        permanent=rule.permanent or unhelpful,
+        scope=scoped.group(1) if scoped else None,
+        errno=int(scoped.group(2)) if scoped else None,
+        reason=text[:MAX_REASON_CHARS],
+    )
+
+
+def own_failure(category: Category, reason: str) -> Failure:
+    """Return a failure that this service found itself, before or instead of FTS."""
+    code, permanent = {
+        Category.NAME: (60324, True),
+        Category.REFUSED: (60324, True),
+        Category.LOST: (60328, False),
+    }[category]
+    return Failure(category, code, permanent, None, None, reason[:MAX_REASON_CHARS])

@@ -1,0 +1,94 @@
+"""One request to move one file: what a submitter must say, checked field by field.
+
+The field set is CRAB's ``filetransfersdb`` record (see docs/glossary), with explicit names and units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from asyncstageout.core.naming import check_lfn, check_site, normal_adler32, request_id
+from asyncstageout.core.states import FileType
+
+
+def _absent(value: object) -> object:
+    """CRAB sends ``0`` or an empty text for a checksum that it does not have."""
+    return None if value in ("", "0", 0) else value
+
+
+Lfn = Annotated[str, AfterValidator(check_lfn)]
+SiteName = Annotated[str, Field(max_length=100), AfterValidator(check_site)]
+Adler32 = Annotated[str, AfterValidator(normal_adler32)]
+Username = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,30}$")]
+
+
+class TransferRequest(BaseModel):
+    """One output file that a job left at ``source`` and that belongs at ``destination``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Annotated[str, Field(min_length=1, max_length=255)]
+    """CRAB task (workflow) that the file belongs to."""
+    username: Username
+    """CERN account of the owner."""
+    vo_group: Annotated[str, Field(max_length=100)] = ""
+    vo_role: Annotated[str, Field(max_length=100)] = ""
+    source: SiteName
+    destination: SiteName
+    source_lfn: Lfn
+    destination_lfn: Lfn
+    size_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+    adler32: Annotated[Adler32 | None, BeforeValidator(_absent)] = None
+    type: FileType = FileType.OUTPUT
+    activity: Annotated[str, Field(min_length=1, max_length=255)] = "default"
+    """FTS activity: the share of the VO that the transfer counts against."""
+    priority: Annotated[int, Field(ge=1, le=5, strict=True)] = 3
+    """1 (last) to 5 (first), as in FTS."""
+    publish: bool = False
+    """Whether the file is to be published in DBS once it arrived."""
+    job_id: Annotated[str, Field(max_length=20)] = ""
+    job_retry_count: Annotated[int, Field(ge=0, le=32767)] = 0
+
+    @property
+    def request_id(self) -> str:
+        return request_id(self.source_lfn)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one request was not taken. The others of its batch go on."""
+
+    position: int
+    """Place in the batch, from 0."""
+    source_lfn: str
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"request {self.position} ({self.source_lfn or 'no source_lfn'}): {self.field}: {self.reason}"
+
+
+def read_requests(
+    records: Iterable[Mapping[str, Any]],
+) -> tuple[list[tuple[int, TransferRequest]], list[Refusal]]:
+    """Check a batch; return the good ones with their places, and a refusal for each bad one."""
+    good: list[tuple[int, TransferRequest]] = []
+    bad: list[Refusal] = []
+    for position, record in enumerate(records):
+        try:
+            good.append((position, TransferRequest.model_validate(record)))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            bad.append(
+                Refusal(
+                    position=position,
+                    source_lfn=str(record.get("source_lfn", "")) if isinstance(record, Mapping) else "",
+                    field=".".join(str(part) for part in first["loc"]) or "request",
+                    reason=first["msg"].removeprefix("Value error, "),
+                )
+            )
+    return good, bad

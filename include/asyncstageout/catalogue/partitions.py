@@ -1,0 +1,51 @@
+"""Daily partitions of the events and monthly ones of the history, made ahead of need.
+
+A default partition under each catches rows if this was not run for a week, so that no insert ever fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+from psycopg import Connection, sql
+
+DAYS_AHEAD = 7
+_LOCK = 0x5A50  # any number that no other advisory lock of this database uses
+
+
+def wanted_partitions(today: date, days_ahead: int = DAYS_AHEAD) -> Iterator[tuple[str, str, date, date]]:
+    """Yield (table, partition, from, to) for today and the days ahead; ``to`` is exclusive."""
+    for offset in range(days_ahead + 1):
+        day = today + timedelta(days=offset)
+        yield "transfer_event", f"transfer_event_{day:%Y%m%d}", day, day + timedelta(days=1)
+    for month in dict.fromkeys(
+        (today + timedelta(days=offset)).replace(day=1) for offset in range(days_ahead + 1)
+    ):
+        following = (month + timedelta(days=32)).replace(day=1)
+        yield "transfer_history", f"transfer_history_{month:%Y%m}", month, following
+
+
+def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEAD) -> list[str]:
+    """Create the partitions that are missing and return their names. Cheap when none is."""
+    wanted = {name: (table, start, end) for table, name, start, end in wanted_partitions(today, days_ahead)}
+    with conn.transaction():
+        if not _missing(conn, wanted):
+            return []
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        missing = _missing(conn, wanted)  # another process may have been quicker
+        for name in missing:
+            table, start, end = wanted[name]
+            conn.execute(
+                sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
+                    sql.Identifier(name), sql.Identifier(table), f"{start}T00:00:00Z", f"{end}T00:00:00Z"
+                )
+            )
+    return missing
+
+
+def _missing(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
+    rows = conn.execute(
+        "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL", (list(wanted),)
+    )
+    return [name for (name,) in rows]

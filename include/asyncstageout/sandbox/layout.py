@@ -1,0 +1,154 @@
+"""Where everything of the embedded platform lives, and on which ports it listens."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """One TCP port per listener, all on loopback. The defaults are tried first."""
+
+    api_server: int = 8080
+    postgres: int = 15432
+    sites: int = 8443
+    fts: int = 8446
+    fts_monitor: int = 8449
+    worker_logs: int = 8793
+    trigger_logs: int = 8794
+
+    def freed(self) -> Ports:
+        """Return the same ports, with a free one in the place of each that somebody else listens on."""
+        taken: set[int] = set()
+        chosen: dict[str, int] = {}
+        for name, wanted in asdict(self).items():
+            port = wanted if wanted not in taken and is_free(wanted) else free_port(taken)
+            taken.add(port)
+            chosen[name] = port
+        return Ports(**chosen)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one platform. ``home`` is readable; what is secret lies in folders of mode 0700."""
+
+    home: Path
+    project: Path
+    ports: Ports = Ports()
+
+    @classmethod
+    def load(cls, home: Path | None = None) -> Layout:
+        """Return the layout of ``home``, else ``ASO_HOME``, else ``<project>/.aso``, with its last ports."""
+        project = project_root()
+        chosen = (home or Path(os.environ.get("ASO_HOME") or project / ".aso")).expanduser().absolute()
+        layout = cls(chosen, project)
+        return replace(layout, ports=_remembered_ports(layout.ports_file))
+
+    @property
+    def postgres(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def airflow(self) -> Path:
+        return self.home / "airflow"
+
+    @property
+    def sites(self) -> Path:
+        return self.home / "sites"
+
+    @property
+    def fts(self) -> Path:
+        return self.home / "fts"
+
+    @property
+    def tls(self) -> Path:
+        return self.home / "tls"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def secrets(self) -> Path:
+        return self.home / "secrets"
+
+    @property
+    def ports_file(self) -> Path:
+        return self.run / "ports.json"
+
+    @property
+    def state_file(self) -> Path:
+        return self.run / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.run / "lock"
+
+    def prepare(self) -> None:
+        """Create the folders."""
+        # Readable: an embedded Postgres started by root runs as another user below it.
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
+        for folder in (self.airflow, self.sites, self.fts, self.tls, self.logs, self.run, self.secrets):
+            folder.mkdir(exist_ok=True, mode=0o700)
+
+    def with_free_ports(self) -> Layout:
+        """Choose free ports and remember them for everyone who loads this layout later."""
+        chosen = self.ports.freed()
+        write_private(self.ports_file, json.dumps(asdict(chosen)))
+        return replace(self, ports=chosen)
+
+
+def project_root() -> Path:
+    """Return the folder that holds ``dags/`` and ``plugins/``: this checkout, else the working directory."""
+    if configured := os.environ.get("ASO_PROJECT"):
+        return Path(configured).absolute()
+    checkout = Path(__file__).resolve().parents[3]
+    return checkout if (checkout / "dags").is_dir() else Path.cwd()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the servers do it: without this, a port in TIME_WAIT after a restart would count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(besides: Collection[int] = ()) -> int:
+    """Return a port nobody listens on now."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port: int = probe.getsockname()[1]
+        if port not in besides:
+            return port
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600 in one step: a reader sees the old text or the new, never half."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def _remembered_ports(path: Path) -> Ports:
+    if not path.exists():
+        return Ports()
+    known = {field.name for field in fields(Ports)}
+    return Ports(**{name: port for name, port in json.loads(path.read_text()).items() if name in known})

@@ -42,7 +42,8 @@ TRANSITIONS: dict[TransferState, frozenset[TransferState]] = {
     S.NEW: frozenset({S.ACQUIRED, S.FAILED, S.KILL}),
     S.RETRY: frozenset({S.ACQUIRED, S.FAILED, S.KILL}),
     # Back to NEW: the job was never accepted, through no fault of the file, so no attempt is used.
-    S.ACQUIRED: frozenset({S.SUBMITTED, S.NEW, S.RETRY, S.FAILED, S.KILL}),
+    # To itself: FTS refused the job because of one file, so its files go on in smaller jobs.
+    S.ACQUIRED: frozenset({S.SUBMITTED, S.ACQUIRED, S.NEW, S.RETRY, S.FAILED, S.KILL}),
     S.SUBMITTED: frozenset({S.DONE, S.RETRY, S.FAILED, S.KILL}),
     # A kill may come too late: the file is DONE and the record says so.
     S.KILL: frozenset({S.KILLED, S.DONE, S.FAILED}),

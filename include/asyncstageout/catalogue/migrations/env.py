@@ -1,4 +1,4 @@
-"""Alembic's entry: one connection, one transaction per migration. The URL comes from ``catalogue.migrate``."""
+"""Alembic's entry: one connection, one transaction per migration; the URL comes from catalogue.migrate."""
 
 from __future__ import annotations
 

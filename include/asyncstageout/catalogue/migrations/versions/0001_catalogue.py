@@ -167,6 +167,7 @@ CREATE INDEX transfer_due ON transfer (due_at) WHERE state IN ('NEW', 'RETRY');
 CREATE INDEX transfer_in_job ON transfer (fts_job) WHERE state IN ('ACQUIRED', 'SUBMITTED', 'KILL');
 CREATE INDEX transfer_ended ON transfer (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX transfer_of_task ON transfer (task_id);
+CREATE INDEX transfer_destination ON transfer USING hash (destination_lfn);
 CREATE INDEX transfer_created ON transfer USING brin (created_at);
 COMMENT ON TABLE transfer IS 'Live work, one row per output file. Finished rows move to transfer_history.';
 
@@ -174,6 +175,7 @@ CREATE TABLE transfer_history (LIKE transfer INCLUDING COMMENTS) PARTITION BY RA
 ALTER TABLE transfer_history ADD PRIMARY KEY (id, ended_at);
 CREATE INDEX transfer_history_request ON transfer_history (request_id);
 CREATE INDEX transfer_history_task ON transfer_history (task_id);
+CREATE INDEX transfer_history_destination ON transfer_history USING hash (destination_lfn);
 CREATE TABLE transfer_history_default PARTITION OF transfer_history DEFAULT;
 
 CREATE TABLE transfer_event (

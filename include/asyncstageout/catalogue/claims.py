@@ -1,0 +1,228 @@
+"""What a cycle may take, and the taking: waiting files into FTS jobs, fairly, each file once.
+
+The cost follows the number of (link, user) pairs with waiting files and the size of the cycle, never the
+length of the queue: pairs are found by hopping from key to key along the index ``transfer_pending``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from asyncstageout.catalogue.cycles import Cycle, CycleParams
+from asyncstageout.core.planning import SHARE, Link, PendingFile, PlannedJob
+from asyncstageout.core.policies import LinkPolicy
+
+_GROUPING_LOCK = 0x5A51
+"""Cycles that run at the same moment group one after the other, so that a link's limit holds for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """One link with waiting files, as a cycle sees it."""
+
+    link: Link
+    users: int
+    in_flight: int
+
+
+# One index probe per (link, user), however many files wait (a "loose index scan").
+_PAIRS = """
+RECURSIVE pair AS (
+    (SELECT source, destination, username FROM transfer WHERE state IN ('NEW', 'RETRY')
+     ORDER BY source, destination, username LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM pair p CROSS JOIN LATERAL (
+        SELECT source, destination, username FROM transfer
+        WHERE state IN ('NEW', 'RETRY')
+            AND (source, destination, username) > (p.source, p.destination, p.username)
+        ORDER BY source, destination, username LIMIT 1
+    ) following
+), wanted AS (
+    SELECT * FROM pair
+    WHERE (%(username)s::text IS NULL OR username = %(username)s)
+        AND (%(source)s::text IS NULL OR source = %(source)s)
+        AND (%(destination)s::text IS NULL OR destination = %(destination)s)
+)
+"""
+
+_LINKS = f"""
+WITH {_PAIRS}
+SELECT w.source, w.destination, count(*), coalesce((
+    SELECT sum(j.open_files) FROM fts_job j
+    WHERE j.source = w.source AND j.destination = w.destination AND j.state IN ('PLANNED', 'SUBMITTED')
+), 0)::integer
+FROM wanted w GROUP BY w.source, w.destination ORDER BY w.source, w.destination
+"""
+
+# A user's files in the order of priority, then age; the n-th costs the sum of 1/weight so far ("turn").
+# Files with the lowest turn go first, so users take turns, and a high priority comes round more often.
+_TAKE = f"""
+WITH {_PAIRS}, room AS (
+    SELECT * FROM unnest(%(sources)s::text[], %(destinations)s::text[], %(rooms)s::integer[])
+        AS r(source, destination, room) WHERE room > 0
+), share AS (
+    SELECT * FROM unnest(%(priorities)s::smallint[], %(weights)s::float8[]) AS s(priority, weight)
+), entitled AS (
+    -- Twice the even share each: what some users do not need, others may take.
+    SELECT w.*, r.room,
+        ceil(2.0 * r.room / count(*) OVER (PARTITION BY w.source, w.destination))::integer AS most
+    FROM wanted w JOIN room r USING (source, destination)
+), candidate AS (
+    SELECT f.id, e.source, e.destination, e.room, f.due_at, sum(1 / s.weight) OVER (
+        PARTITION BY e.source, e.destination, e.username ORDER BY s.priority DESC, f.due_at, f.id
+    ) AS turn
+    FROM entitled e CROSS JOIN share s CROSS JOIN LATERAL (
+        SELECT id, due_at FROM transfer t
+        WHERE t.state IN ('NEW', 'RETRY') AND t.source = e.source AND t.destination = e.destination
+            AND t.username = e.username AND t.priority = s.priority AND t.due_at <= now()
+            AND (%(task)s::text IS NULL OR t.task_id = (SELECT id FROM task WHERE name = %(task)s))
+            AND (%(created_from)s::timestamptz IS NULL OR t.created_at >= %(created_from)s)
+            AND (%(created_to)s::timestamptz IS NULL OR t.created_at < %(created_to)s)
+        ORDER BY t.due_at, t.id LIMIT e.most
+    ) f
+), ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY source, destination ORDER BY turn, due_at, id) AS place
+    FROM candidate
+), picked AS (
+    SELECT id, turn FROM ranked WHERE place <= room ORDER BY turn, due_at, id LIMIT %(limit)s
+)
+SELECT t.id, t.source, t.destination, t.identity, t.activity, t.priority, t.size_bytes
+FROM picked p JOIN transfer t USING (id)
+WHERE t.state IN ('NEW', 'RETRY')
+ORDER BY p.turn, t.due_at, t.id
+FOR UPDATE OF t SKIP LOCKED
+"""
+
+_WRITE_JOBS = """
+INSERT INTO fts_job (sid, fts_server, cycle_id, source, destination, identity, activity, priority, params,
+    transfer_ids, open_files, size_bytes)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+
+_ACQUIRE = """
+WITH plan AS (
+    SELECT * FROM unnest(%(ids)s::bigint[], %(sids)s::uuid[]) AS p(id, sid)
+), old AS (
+    SELECT t.id, t.state, p.sid FROM transfer t JOIN plan p USING (id)
+), changed AS (
+    UPDATE transfer t SET state = 'ACQUIRED', fts_job = o.sid, fts_file_id = NULL, fts_finished_at = NULL,
+        updated_at = now()
+    FROM old o WHERE t.id = o.id AND t.state IN ('NEW', 'RETRY')
+    RETURNING t.id, o.state, t.attempt, t.fts_job
+)
+INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run)
+SELECT id, state, 'ACQUIRED', attempt, fts_job, %(step_run)s FROM changed
+"""
+
+_REDRIVE = """
+WITH changed AS (
+    UPDATE transfer SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
+        updated_at = now()
+    WHERE state = 'FAILED' AND created_at >= %(created_from)s AND created_at < %(created_to)s
+        AND (%(username)s::text IS NULL OR username = %(username)s)
+        AND (%(source)s::text IS NULL OR source = %(source)s)
+        AND (%(destination)s::text IS NULL OR destination = %(destination)s)
+        AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+    RETURNING id
+)
+INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, step_run, reason)
+SELECT id, 'FAILED', 'NEW', 0, %(step_run)s, 'driven again by a backfill' FROM changed
+"""
+
+
+def links_with_work(conn: Connection, params: CycleParams) -> list[LinkView]:
+    """Return the links on which files wait that the cycle may take."""
+    rows = conn.execute(_LINKS, _filters(params))
+    return [LinkView(Link(source, destination), users, busy) for source, destination, users, busy in rows]
+
+
+def waiting_files(conn: Connection, link: Link, at_most: int = 10_000) -> int:
+    """Count the files that wait on a link, up to a bound: beyond it nobody needs the exact number."""
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT FROM transfer WHERE state IN ('NEW', 'RETRY')"
+        " AND source = %s AND destination = %s LIMIT %s) AS waiting",
+        (*link, at_most),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def redrive_failed(conn: Connection, params: CycleParams, step_run: int) -> int:
+    """Make the FAILED files of a backfill's window NEW again, with all their attempts; return how many."""
+    return conn.execute(_REDRIVE, {**_filters(params), "step_run": step_run}).rowcount
+
+
+def lock_grouping(conn: Connection) -> None:
+    """Wait for a concurrent cycle to finish grouping; released at the end of the open transaction."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (_GROUPING_LOCK,))
+
+
+def take(conn: Connection, params: CycleParams, rooms: dict[Link, int]) -> list[PendingFile]:
+    """Lock and return the files to send now, in the order in which they should travel.
+
+    Args:
+        rooms: how many more files each link may have in flight; a link that is not named gets none.
+    """
+    rows = conn.execute(
+        _TAKE,
+        {
+            **_filters(params),
+            "sources": [link.source for link in rooms],
+            "destinations": [link.destination for link in rooms],
+            "rooms": list(rooms.values()),
+            "priorities": list(SHARE),
+            "weights": list(SHARE.values()),
+        },
+    )
+    return [PendingFile(*row) for row in rows]
+
+
+def write_jobs(
+    conn: Connection,
+    cycle: Cycle,
+    jobs: Sequence[PlannedJob],
+    *,
+    fts_server: str,
+    params_of: Callable[[Link], dict[str, Any]],
+    step_run: int,
+) -> None:
+    """Write planned FTS jobs with their exact file lists and make their files ACQUIRED.
+
+    Call it in the transaction that took the files.
+    """
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            _WRITE_JOBS,
+            [
+                (job.sid, fts_server, cycle.cycle_id, *job.key, Jsonb(params_of(job.link)),
+                 list(job.transfer_ids), len(job.transfer_ids), job.size_bytes)
+                for job in jobs
+            ],
+        )  # fmt: skip
+    ids: list[int] = [transfer_id for job in jobs for transfer_id in job.transfer_ids]
+    sids: list[UUID] = [job.sid for job in jobs for _ in job.transfer_ids]
+    conn.execute(_ACQUIRE, {"ids": ids, "sids": sids, "step_run": step_run})
+
+
+def room_on(view: LinkView, policy: LinkPolicy) -> int:
+    """Return how many more files may start on a link."""
+    return 0 if policy.paused else max(0, policy.max_files_in_flight - view.in_flight)
+
+
+def record_links(conn: Connection, cycle_id: int, rows: Sequence[tuple[LinkView, int, str | None]]) -> None:
+    """Keep what the cycle saw: (link, room, why it was held or None)."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO cycle_link (cycle_id, source, destination, users, in_flight, room, held)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            [(cycle_id, *view.link, view.users, view.in_flight, room, held) for view, room, held in rows],
+        )
+
+
+def _filters(params: CycleParams) -> dict[str, Any]:
+    return params.model_dump(exclude={"dry_run"})

@@ -1,0 +1,36 @@
+"""Moves finished rows out of the live table, so that the cost of live work does not grow with the past."""
+
+from __future__ import annotations
+
+from psycopg import Connection
+
+KEEP_DONE_S = 86_400.0
+KEEP_FAILED_S = 30 * 86_400.0
+"""Failed files stay within reach of an operator's retry for a month."""
+
+_MOVE = """
+WITH old AS (
+    SELECT id FROM transfer
+    WHERE ended_at < now() - make_interval(secs => %(keep_done_s)s)
+        AND (state <> 'FAILED' OR ended_at < now() - make_interval(secs => %(keep_failed_s)s))
+        AND publication IN ('NOT_REQUIRED', 'DONE', 'FAILED')
+    ORDER BY ended_at LIMIT %(at_most)s
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM transfer t USING old WHERE t.id = old.id RETURNING t.*
+)
+INSERT INTO transfer_history SELECT * FROM gone
+"""
+
+
+def move_finished(
+    conn: Connection,
+    *,
+    keep_done_s: float = KEEP_DONE_S,
+    keep_failed_s: float = KEEP_FAILED_S,
+    at_most: int = 20_000,
+) -> int:
+    """Move up to ``at_most`` rows that ended long enough ago to the history; return how many."""
+    return conn.execute(
+        _MOVE, {"keep_done_s": keep_done_s, "keep_failed_s": keep_failed_s, "at_most": at_most}
+    ).rowcount

@@ -1,0 +1,127 @@
+"""How files get in: a batch of requests becomes transfers, once each, with the events of their arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from psycopg import Connection
+
+from asyncstageout.core.requests import TransferRequest
+from asyncstageout.core.states import PublicationState
+
+PENDING_CHANNEL = "stageout_pending"
+"""A NOTIFY on this channel says "something is waiting"; it carries no data."""
+
+
+class Answer(NamedTuple):
+    """What became of one request."""
+
+    position: int
+    request_id: str
+    outcome: str
+    """``created``, ``exists`` (it was there already; nothing changed) or ``refused``."""
+    reason: str | None
+
+
+_INCOMING = """
+CREATE TEMP TABLE incoming (
+    position integer, request_id text, task text, username text, vo_group text, vo_role text,
+    source text, destination text, source_lfn text, destination_lfn text, size_bytes bigint, adler32 text,
+    type file_type, activity text, priority smallint, publication publication_state,
+    job_id text, job_retry_count smallint, reason text
+) ON COMMIT DROP
+"""
+
+_COPY = """
+COPY incoming (position, request_id, task, username, vo_group, vo_role, source, destination, source_lfn,
+    destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
+FROM STDIN
+"""
+
+_ADD_TASKS = """
+INSERT INTO task (name, username, vo_group, vo_role)
+SELECT DISTINCT ON (task) task, username, vo_group, vo_role FROM incoming ORDER BY task, position
+ON CONFLICT (name) DO NOTHING
+"""
+
+# In the order in which a person would check; the first thing wrong is the one that is told.
+_REFUSE = """
+UPDATE incoming i SET reason = CASE
+    WHEN NOT EXISTS (SELECT FROM site WHERE name = i.source) THEN 'unknown source site ' || i.source
+    WHEN NOT EXISTS (SELECT FROM site WHERE name = i.destination)
+        THEN 'unknown destination site ' || i.destination
+    WHEN i.source = i.destination AND i.source_lfn = i.destination_lfn
+        THEN 'source and destination are the same file'
+    ELSE (SELECT 'task ' || t.name || ' belongs to ' || t.username FROM task t
+          WHERE t.name = i.task AND t.username <> i.username)
+END
+"""
+
+_CREATE = """
+WITH created AS (
+    INSERT INTO transfer (request_id, task_id, username, source, destination, source_lfn, destination_lfn,
+        size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
+    SELECT DISTINCT ON (i.request_id) i.request_id, t.id, i.username, i.source, i.destination, i.source_lfn,
+        i.destination_lfn, i.size_bytes, i.adler32, i.type, i.activity, i.priority, i.publication, i.job_id,
+        i.job_retry_count
+    FROM incoming i JOIN task t ON t.name = i.task
+    WHERE i.reason IS NULL
+        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
+    ORDER BY i.request_id, i.position
+    ON CONFLICT (request_id) DO NOTHING
+    RETURNING id, request_id
+), event AS (
+    INSERT INTO transfer_event (transfer_id, to_state, attempt, step_run)
+    SELECT id, 'NEW', 0, %(step_run)s FROM created
+), first AS (
+    SELECT DISTINCT ON (request_id) position FROM incoming
+    WHERE reason IS NULL AND request_id IN (SELECT request_id FROM created)
+    ORDER BY request_id, position
+)
+SELECT i.position, i.request_id,
+    CASE WHEN i.reason IS NOT NULL THEN 'refused'
+        WHEN f.position IS NOT NULL THEN 'created' ELSE 'exists' END,
+    i.reason
+FROM incoming i LEFT JOIN first f USING (position) ORDER BY i.position
+"""
+
+
+def add_transfers(
+    conn: Connection, requests: Iterable[tuple[int, TransferRequest]], step_run: int
+) -> list[Answer]:
+    """Take a batch in, all in one transaction, and say what became of each request.
+
+    A file is known by its source LFN: the same request again, in this batch or a later one, is answered
+    ``exists`` and changes nothing.
+
+    Args:
+        requests: (place in the batch, request), as :func:`asyncstageout.core.requests.read_requests` gives.
+    """
+    with conn.transaction():
+        conn.execute(_INCOMING)
+        with conn.cursor().copy(_COPY) as copy:
+            for position, request in requests:
+                copy.write_row(_row(position, request))
+        conn.execute("ANALYZE incoming")
+        conn.execute(_ADD_TASKS)
+        conn.execute(_REFUSE)
+        answers = [Answer(*row) for row in conn.execute(_CREATE, {"step_run": step_run})]
+        if any(answer.outcome == "created" for answer in answers):
+            ring(conn)
+    return answers
+
+
+def ring(conn: Connection) -> None:
+    """Tell whoever listens that files are waiting (at commit, if a transaction is open)."""
+    conn.execute("SELECT pg_notify(%s, '')", (PENDING_CHANNEL,))
+
+
+def _row(position: int, request: TransferRequest) -> Sequence[object]:
+    publication = PublicationState.NEW if request.publish else PublicationState.NOT_REQUIRED
+    return (
+        position, request.request_id, request.task, request.username, request.vo_group, request.vo_role,
+        request.source, request.destination, request.source_lfn, request.destination_lfn,
+        request.size_bytes, request.adler32, request.type.value, request.activity, request.priority,
+        publication.value, request.job_id, request.job_retry_count,
+    )  # fmt: skip

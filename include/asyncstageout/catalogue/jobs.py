@@ -1,0 +1,199 @@
+"""FTS jobs between the plan and the acceptance: what to POST, and what the answer changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from psycopg import Connection
+
+from asyncstageout.core.planning import Link, ShardLoad
+
+
+class FileToSend(NamedTuple):
+    """One file of a planned job, with names resolved."""
+
+    transfer_id: int
+    source_url: str
+    destination_url: str
+    size_bytes: int
+    adler32: str | None
+    attempt: int
+    """The attempt that this submission is, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobToSubmit:
+    """A planned job as FTS is to be told about it."""
+
+    sid: UUID
+    fts_server: str
+    link: Link
+    identity: str
+    activity: str
+    priority: int
+    params: dict[str, Any]
+    cycle_id: int
+    files: tuple[FileToSend, ...]
+
+
+# The list is what was planned, whatever happened to its files since: a repeated POST must say the same.
+_TO_SUBMIT = """
+SELECT j.sid, j.fts_server, j.source, j.destination, j.identity, j.activity, j.priority, j.params, j.cycle_id,
+    array_agg(t.id ORDER BY u.place),
+    array_agg(s.pfn_prefix || t.source_lfn ORDER BY u.place),
+    array_agg(d.pfn_prefix || t.destination_lfn ORDER BY u.place),
+    array_agg(t.size_bytes ORDER BY u.place),
+    array_agg(t.adler32 ORDER BY u.place),
+    array_agg((t.attempt + 1)::integer ORDER BY u.place)
+FROM fts_job j
+CROSS JOIN LATERAL unnest(j.transfer_ids) WITH ORDINALITY AS u(id, place)
+JOIN transfer t ON t.id = u.id
+JOIN site s ON s.name = j.source JOIN site d ON d.name = j.destination
+WHERE j.state = 'PLANNED' AND j.sid = ANY(%s)
+GROUP BY j.sid ORDER BY j.planned_at, j.sid
+"""
+
+_ADOPT = """
+UPDATE fts_job SET cycle_id = %(cycle_id)s, planned_at = now()
+WHERE state = 'PLANNED' AND planned_at < now() - make_interval(secs => %(older_than_s)s)
+"""
+
+_ACCEPTED = """
+WITH answer AS (
+    SELECT * FROM unnest(%(sids)s::uuid[], %(job_ids)s::uuid[]) AS a(sid, job_id)
+), job AS (
+    UPDATE fts_job j SET state = 'SUBMITTED', job_id = a.job_id, submitted_at = now(), next_poll_at = now()
+    FROM answer a WHERE j.sid = a.sid AND j.state = 'PLANNED'
+    RETURNING j.sid
+), changed AS (
+    UPDATE transfer t SET state = 'SUBMITTED', attempt = t.attempt + 1, updated_at = now()
+    FROM job WHERE t.fts_job = job.sid AND t.state = 'ACQUIRED'
+    RETURNING t.id, t.attempt, t.fts_job
+), event AS (
+    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run)
+    SELECT id, 'ACQUIRED', 'SUBMITTED', attempt, fts_job, %(step_run)s FROM changed
+)
+SELECT count(*) FROM changed
+"""
+
+_RELEASE = """
+WITH job AS (
+    UPDATE fts_job SET state = 'REFUSED', reason = %(reason)s, ended_at = now(), open_files = 0
+    WHERE sid = %(sid)s AND state = 'PLANNED'
+    RETURNING sid
+), changed AS (
+    UPDATE transfer t SET state = 'NEW', updated_at = now(),
+        due_at = now() + make_interval(secs => %(wait_s)s)
+    FROM job WHERE t.fts_job = job.sid AND t.state = 'ACQUIRED'
+    RETURNING t.id, t.attempt, t.fts_job
+), event AS (
+    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
+    SELECT id, 'ACQUIRED', 'NEW', attempt, fts_job, %(step_run)s, %(reason)s FROM changed
+)
+SELECT count(*) FROM changed
+"""
+
+_SPLIT = """
+WITH old AS (
+    UPDATE fts_job SET state = 'REFUSED', reason = %(reason)s, ended_at = now(), open_files = 0
+    WHERE sid = %(sid)s AND state = 'PLANNED'
+    RETURNING *
+), part AS (
+    SELECT %(left)s::uuid AS sid, transfer_ids[:cardinality(transfer_ids) / 2] AS ids FROM old
+    UNION ALL
+    SELECT %(right)s::uuid, transfer_ids[cardinality(transfer_ids) / 2 + 1:] FROM old
+), job AS (
+    INSERT INTO fts_job (sid, fts_server, cycle_id, source, destination, identity, activity, priority, params,
+        transfer_ids, open_files, size_bytes)
+    SELECT p.sid, o.fts_server, o.cycle_id, o.source, o.destination, o.identity, o.activity, o.priority,
+        o.params, p.ids, cardinality(p.ids),
+        (SELECT sum(t.size_bytes) FROM transfer t WHERE t.id = ANY(p.ids))
+    FROM part p CROSS JOIN old o
+), changed AS (
+    UPDATE transfer t SET fts_job = p.sid, updated_at = now()
+    FROM part p WHERE t.id = ANY(p.ids) AND t.fts_job = %(sid)s AND t.state = 'ACQUIRED'
+    RETURNING t.id, t.attempt, t.fts_job
+), event AS (
+    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
+    SELECT id, 'ACQUIRED', 'ACQUIRED', attempt, fts_job, %(step_run)s, %(reason)s FROM changed
+)
+SELECT count(*) FROM part
+"""
+
+
+def adopt_orphans(conn: Connection, cycle_id: int, older_than_s: float) -> int:
+    """Give a cycle the planned jobs that nobody told FTS about for so long; return how many.
+
+    Their cycle died, or FTS did not answer it. POSTing them again is safe whatever happened: the sid is kept.
+    """
+    return conn.execute(_ADOPT, {"cycle_id": cycle_id, "older_than_s": older_than_s}).rowcount
+
+
+def planned_loads(conn: Connection, cycle_id: int) -> list[ShardLoad]:
+    """Return a cycle's jobs that FTS has not confirmed, to share them out."""
+    rows = conn.execute(
+        "SELECT sid, source, destination, cardinality(transfer_ids) FROM fts_job"
+        " WHERE cycle_id = %s AND state = 'PLANNED' ORDER BY planned_at, sid",
+        (cycle_id,),
+    )
+    return [ShardLoad(sid, Link(source, destination), files) for sid, source, destination, files in rows]
+
+
+def jobs_to_submit(conn: Connection, sids: Sequence[UUID]) -> list[JobToSubmit]:
+    """Return those of the jobs that are still PLANNED, with their exact files."""
+    return [
+        JobToSubmit(
+            sid, fts_server, Link(source, destination), identity, activity, priority, params, cycle_id,
+            tuple(FileToSend(*file) for file in zip(*columns, strict=True)),
+        )
+        for sid, fts_server, source, destination, identity, activity, priority, params, cycle_id, *columns
+        in conn.execute(_TO_SUBMIT, (list(sids),))
+    ]  # fmt: skip
+
+
+def record_accepted(conn: Connection, accepted: Sequence[tuple[UUID, UUID]], step_run: int) -> int:
+    """Record that FTS took jobs, given as (sid, FTS job id); return how many files became SUBMITTED.
+
+    A second call for the same job changes nothing.
+    """
+    row = conn.execute(
+        _ACCEPTED,
+        {
+            "sids": [sid for sid, _ in accepted],
+            "job_ids": [job_id for _, job_id in accepted],
+            "step_run": step_run,
+        },
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def release(conn: Connection, sid: UUID, reason: str, *, wait_s: float, step_run: int) -> int:
+    """Give a refused job's files back to the queue, due again in ``wait_s``; no attempt is used."""
+    row = conn.execute(
+        _RELEASE, {"sid": sid, "reason": reason, "wait_s": wait_s, "step_run": step_run}
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def close_refused(conn: Connection, sid: UUID, reason: str) -> None:
+    """Record that FTS refused a job for good, in the transaction that decides on its files."""
+    conn.execute(
+        "UPDATE fts_job SET state = 'REFUSED', reason = %s, ended_at = now(), open_files = 0"
+        " WHERE sid = %s AND state = 'PLANNED'",
+        (reason, sid),
+    )
+
+
+def split(conn: Connection, sid: UUID, halves: tuple[UUID, UUID], reason: str, step_run: int) -> bool:
+    """Replace a refused job by two planned ones with half of its files each, to find the file at fault.
+
+    Returns False, and changes nothing, if the job is not PLANNED any more.
+    """
+    left, right = halves
+    row = conn.execute(
+        _SPLIT, {"sid": sid, "left": left, "right": right, "reason": reason, "step_run": step_run}
+    ).fetchone()
+    return bool(row and row[0])

@@ -1,6 +1,6 @@
 """What FTS is asked and what it answers, as plain data: the FTS 3.13 contract without its transport.
 
-States stay ``str``: a newer FTS may say a word that this version does not know, and that must not stop the rest.
+States stay ``str``: a newer FTS may say a word that this version does not know, which must not stop the rest.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ FILE_FIELDS: Final = (
     "file_id,file_state,reason,recoverable,file_metadata,source_surl,dest_surl,start_time,finish_time,"
     "filesize,throughput,retry,transfer_host"
 )
-"""Columns asked for in ``?files=``: what :class:`FTSFileStatus` holds, and no more (the log's path is long)."""
+"""Columns asked for in ``?files=``: what :class:`FTSFileStatus` holds, but for the log's long path."""
 
 MAX_URL_CHARS: Final = 1100
 """A longer URL does not fit FTS's column, and the answer is a 500 that never goes away."""
 MAX_JOB_METADATA_BYTES: Final = 2048
 ADDED_BY_FTS: Final = {"auth_method": "certificate"}
 """FTS puts this into the job's metadata before it measures them."""
-LINK_SCHEMES_REFUSED: Final = frozenset({"", "file"})
+SCHEMES_REFUSED: Final = frozenset({"", "file"})
 
-
-class ContractBroken(ValueError):
-    """FTS answered something that is not in its contract."""
+UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError)
+"""What the parsers here raise for an answer that is not in the contract."""
 
 
 class NotSubmittable(ValueError):
@@ -54,12 +53,12 @@ class NotSubmittable(ValueError):
         return self.why if self.transfer_id is None else f"transfer {self.transfer_id}: {self.why}"
 
 
-# --- what FTS answers ------------------------------------------------------------------------------------------
+# --- what FTS answers ---
 
 
 @dataclass(frozen=True, slots=True)
 class FTSFileStatus:
-    """Where one file of a job is. ``transfer_id`` and ``attempt`` are ours, sent along as ``file_metadata``."""
+    """Where one file of a job is. ``transfer_id`` and ``attempt`` are ours, sent as ``file_metadata``."""
 
     file_id: int | None
     state: str
@@ -164,104 +163,94 @@ def utc(text: str | None) -> datetime | None:
 
 
 def parse_file(row: Mapping[str, JSON]) -> FTSFileStatus:
-    """Read one element of ``files``; columns that were not asked for may be missing."""
+    """Read one element of ``files``; columns that were not asked for may be missing.
+
+    Raises:
+        KeyError, TypeError, ValueError: not a file (:data:`UNREADABLE`).
+    """
     get = row.get
     ours = get("file_metadata")
     if not isinstance(ours, dict):
         ours = {}
-    try:
-        return FTSFileStatus(
-            file_id=get("file_id"),
-            state=row["file_state"],
-            reason=get("reason") or "",
-            recoverable=get("recoverable"),
-            transfer_id=_int_or_none(ours.get("id")),
-            attempt=_int_or_none(ours.get("attempt")),
-            source_url=get("source_surl") or "",
-            dest_url=get("dest_surl") or "",
-            started_at=utc(get("start_time")),
-            finished_at=utc(get("finish_time")),
-            size_bytes=get("filesize"),
-            throughput_mib_s=get("throughput"),
-            retries=get("retry") or 0,
-            host=get("transfer_host"),
-            log_file=get("log_file"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ContractBroken(f"a file of a job cannot be read: {error!r}") from error
+    return FTSFileStatus(
+        file_id=get("file_id"),
+        state=_word(row["file_state"]),
+        reason=get("reason") or "",
+        recoverable=get("recoverable"),
+        transfer_id=_int_or_none(ours.get("id")),
+        attempt=_int_or_none(ours.get("attempt")),
+        source_url=get("source_surl") or "",
+        dest_url=get("dest_surl") or "",
+        started_at=utc(get("start_time")),
+        finished_at=utc(get("finish_time")),
+        size_bytes=get("filesize"),
+        throughput_mib_s=get("throughput"),
+        retries=get("retry") or 0,
+        host=get("transfer_host"),
+        log_file=get("log_file"),
+    )
 
 
 def parse_job(row: JSON) -> JobAnswer:
     """Read one job, or what FTS says in the place of one.
 
-    FTS marks an element that it cannot show with ``http_status``; one that it left as it was (``304``) is still
-    the whole job.
+    An element that FTS cannot show has only ``http_status``; one that it left alone (``304``) is still the
+    whole job.
 
     Raises:
-        ContractBroken: neither.
+        KeyError, TypeError, ValueError, AttributeError: neither (:data:`UNREADABLE`).
     """
-    try:
-        job_id = UUID(row["job_id"])
-        if "job_state" not in row:
-            return _instead_of_job(job_id, row)
-        return FTSJobStatus(
-            job_id=job_id,
-            state=row["job_state"],
-            reason=row.get("reason"),
-            submitted_at=utc(row.get("submit_time")),
-            finished_at=utc(row.get("job_finished")),
-            files=tuple([parse_file(file) for file in row.get("files") or ()]),
-        )
-    except ContractBroken:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ContractBroken(f"a job cannot be read: {error!r}") from error
+    job_id = UUID(row["job_id"])
+    if "job_state" not in row:
+        return _instead_of_job(job_id, row)
+    return FTSJobStatus(
+        job_id=job_id,
+        state=_word(row["job_state"]),
+        reason=row.get("reason"),
+        submitted_at=utc(row.get("submit_time")),
+        finished_at=utc(row.get("job_finished")),
+        files=tuple([parse_file(file) for file in row.get("files") or ()]),
+    )
 
 
 def _instead_of_job(job_id: UUID, row: Mapping[str, JSON]) -> JobMissing | JobForbidden:
-    status, message = str(row.get("http_status")), str(row.get("http_message", ""))
+    status = str(row["http_status"])
     if status.startswith("404"):
         return JobMissing(job_id)
     if status.startswith("403"):
-        return JobForbidden(job_id, message)
-    raise ContractBroken(f"job {job_id} came with {status!r} and no state")
+        return JobForbidden(job_id, str(row.get("http_message", "")))
+    raise ValueError(f"job {job_id} came with {status!r} and no state")
 
 
 def parse_retry(row: Mapping[str, JSON]) -> FTSRetry:
-    try:
-        return FTSRetry(
-            attempt=int(row["attempt"]),
-            reason=row.get("reason") or "",
-            tried_at=utc(row.get("datetime")),
-            host=row.get("transfer_host"),
-            log_file=row.get("log_file"),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ContractBroken(f"a retry of a file cannot be read: {error!r}") from error
+    return FTSRetry(
+        attempt=int(row["attempt"]),
+        reason=row.get("reason") or "",
+        tried_at=utc(row.get("datetime")),
+        host=row.get("transfer_host"),
+        log_file=row.get("log_file"),
+    )
 
 
-def parse_identity(row: JSON) -> Identity:
-    try:
-        return Identity(
-            user_dn=row["user_dn"],
-            vos=tuple(row["vos"]),
-            delegation_id=row["delegation_id"],
-            method=row["method"],
-            is_root=row.get("is_root", False),
-        )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ContractBroken(f"an identity cannot be read: {error!r}") from error
+def parse_banned(row: Mapping[str, JSON]) -> BannedStorage:
+    return BannedStorage(storage=row["se"], status=row["status"], message=row.get("message") or "")
 
 
-def parse_version(row: JSON) -> ServerVersion:
-    try:
-        api, schema = (
-            ".".join(str(row[part][step]) for step in ("major", "minor", "patch"))
-            for part in ("api", "schema")
-        )
-        return ServerVersion(api=api, schema=schema, core=_version_or_none(row.get("core")))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ContractBroken(f"a version cannot be read: {error!r}") from error
+def parse_identity(row: Mapping[str, JSON]) -> Identity:
+    return Identity(
+        user_dn=row["user_dn"],
+        vos=tuple(row["vos"]),
+        delegation_id=row["delegation_id"],
+        method=row["method"],
+        is_root=row.get("is_root", False),
+    )
+
+
+def parse_version(row: Mapping[str, JSON]) -> ServerVersion:
+    api, schema = (
+        ".".join(str(row[part][step]) for step in ("major", "minor", "patch")) for part in ("api", "schema")
+    )
+    return ServerVersion(api=api, schema=schema, core=_version_or_none(row.get("core")))
 
 
 def _version_or_none(core: JSON) -> str | None:
@@ -270,12 +259,18 @@ def _version_or_none(core: JSON) -> str | None:
     return str(core) if core else None
 
 
+def _word(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no state")
+    return value
+
+
 def _int_or_none(value: object) -> int | None:
     """Metadata are whatever the submitter sent: only a number can be one of ours."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-# --- what FTS is asked -----------------------------------------------------------------------------------------
+# --- what FTS is asked ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +313,7 @@ class JobParams:
 
 @dataclass(frozen=True, slots=True)
 class JobSubmission:
-    """An exact file list under one ``sid``, which is never used for another list: the job's id hangs on it."""
+    """An exact file list under one ``sid``, never used for another list: the job's id hangs on it."""
 
     sid: str
     files: tuple[TransferFile, ...]
@@ -388,7 +383,7 @@ def _check_job(submission: JobSubmission) -> None:
 
 def _check_url(url: str, transfer_id: int) -> None:
     parts = urlsplit(url)
-    if parts.scheme in LINK_SCHEMES_REFUSED or not parts.hostname or parts.path in ("", "/"):
+    if parts.scheme in SCHEMES_REFUSED or not parts.hostname or parts.path in ("", "/"):
         raise NotSubmittable(f"{url!r} is not scheme://host/path of a remote file", transfer_id)
     if len(url) > MAX_URL_CHARS:
         raise NotSubmittable(f"a URL of {len(url)} characters; FTS keeps {MAX_URL_CHARS}", transfer_id)
@@ -414,7 +409,7 @@ def destination_hash(dest_url: str) -> UUID:
     return uuid5(BASE_ID, dest_url)
 
 
-# --- how much is asked at once ---------------------------------------------------------------------------------
+# --- how much is asked at once ---
 
 
 def chunks(

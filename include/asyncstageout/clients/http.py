@@ -1,0 +1,270 @@
+"""HTTP as all clients speak it: verified, with timeouts, and patient where a request may be repeated.
+
+Nothing comes from the environment: a ``.netrc`` or a proxy variable would make workers differ.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from tenacity import RetryCallState, Retrying, stop_after_attempt, stop_before_delay, wait_random_exponential
+from urllib3.exceptions import NewConnectionError
+
+from asyncstageout.clients.errors import Answer, Transient
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom we trust, who we are, and where names lead.
+
+    Attributes:
+        ca: file or directory (hashed names) of certificate authorities; ``None`` takes those of ``certifi``.
+        cert_file: client certificate or proxy, PEM.
+        key_file: its key; ``None`` when it is in ``cert_file``.
+        bearer: returns the current token; asked for every request, so that it may be renewed.
+        connect_to: host name -> ``ip:port``. Only the connection goes there: certificate, SNI and ``Host``
+            stay those of the name (as curl's ``--connect-to``).
+    """
+
+    ca: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    bearer: Callable[[], str] | None = field(default=None, repr=False)
+    connect_to: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one call may take. No new try starts after ``deadline_s``; a running one may end its read.
+
+    Attributes:
+        read_s: between two bytes of an answer.
+        longest_wait_s: between two tries; caps what a server asks for with ``Retry-After`` too.
+    """
+
+    connect_s: float = 10
+    read_s: float = 60
+    tries: int = 4
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 20
+    deadline_s: float = 90
+
+
+def new_session(access: Access | None = None, *, pool_size: int = 10) -> requests.Session:
+    """Return a session for one identity; a few threads may share it.
+
+    Args:
+        pool_size: connections kept per server, so about the number of threads.
+    """
+    access = access or Access()
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = access.ca or True
+    if access.cert_file:
+        session.cert = (access.cert_file, access.key_file) if access.key_file else access.cert_file
+    session.auth = _Bearer(access.bearer) if access.bearer else None
+    session.headers["User-Agent"] = f"asyncstageout/{version('asyncstageout')}"
+    # A cookie would tie us to one machine behind an alias, and is shared state between threads.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = _ConnectTo(access.connect_to, pool_size)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+class InsecureToken(ValueError):
+    """A token would have left this machine in the clear."""
+
+
+class _Bearer(AuthBase):
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        url = urlsplit(request.url or "")
+        if url.scheme != "https" and url.hostname not in LOOPBACK:
+            raise InsecureToken(f"no token is sent to {url.hostname} without TLS")
+        request.headers["Authorization"] = f"Bearer {self._token()}"
+        return request
+
+
+class _ConnectTo(HTTPAdapter):
+    """Connects some host names to an address of our choice; everything else sees the name."""
+
+    def __init__(self, addresses: Mapping[str, str], pool_size: int) -> None:
+        self._addresses = {name.lower(): address for name, address in addresses.items()}
+        # One pool per name and address, also where many names lead to one server.
+        super().__init__(pool_connections=max(16, len(addresses)), pool_maxsize=pool_size)
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        built: Any = super().build_connection_pool_key_attributes(request, verify, cert)
+        host, tls = built
+        address = self._addresses.get(host["host"].lower())
+        if address:
+            if host["scheme"] == "https":
+                tls |= {"server_hostname": host["host"], "assert_hostname": host["host"]}
+            ip, _, port = address.rpartition(":")
+            host |= {"host": ip.strip("[]"), "port": int(port)}
+        return host, tls
+
+    def add_headers(self, request: requests.PreparedRequest, **_options: Any) -> None:
+        url = urlsplit(request.url or "")
+        if (url.hostname or "") in self._addresses:
+            request.headers["Host"] = url.netloc.rpartition("@")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Why there was no answer.
+
+    Attributes:
+        maybe_delivered: False when the connection was never made, so that the server cannot have acted.
+        untrusted: the connection was given up because of the server's certificate.
+    """
+
+    cause: str
+    maybe_delivered: bool
+    untrusted: bool
+
+
+class Judge(Protocol):
+    """Turns what happened into the errors of one kind of service."""
+
+    def no_answer(self, method: str, url: str, silence: Silence) -> Exception: ...
+
+    def refusal(self, method: str, url: str, answer: Answer) -> Exception: ...
+
+
+class Caller:
+    """Sends requests, and repeats those that may be repeated while their error is :class:`Transient`."""
+
+    def __init__(
+        self,
+        session: requests.Session,
+        judge: Judge,
+        patience: Patience | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.session = session
+        self._judge = judge
+        self._patience = patience or Patience()
+        self._sleep = sleep
+
+    def ask(
+        self, method: str, url: str, *, may_repeat: bool, accept: Container[int] = (), **options: Any
+    ) -> requests.Response:
+        """Return the answer if its status is below 300, or in ``accept``.
+
+        Args:
+            may_repeat: doing it twice is as good as doing it once. If not, it is repeated only when it cannot
+                have arrived.
+
+        Raises:
+            Exception: what the judge makes of a refusal or of silence.
+        """
+        patience = self._patience
+        again = Retrying(
+            stop=stop_after_attempt(patience.tries) | stop_before_delay(patience.deadline_s),
+            wait=self._wait_s,
+            retry=lambda state: _may_try_again(state, may_repeat=may_repeat),
+            before_sleep=_say_that_it_waits,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return again(self._ask_once, method, url, accept, options)
+
+    def _ask_once(
+        self, method: str, url: str, accept: Container[int], options: Mapping[str, Any]
+    ) -> requests.Response:
+        timeout_s = (self._patience.connect_s, self._patience.read_s)
+        try:
+            response = self.session.request(method, url, timeout=timeout_s, **options)
+        except requests.RequestException as error:
+            # Not "from": the text of these errors holds the whole URL, and a query may hold a secret.
+            raise self._judge.no_answer(method, url, silence(error)) from None
+        if response.status_code < 300 or response.status_code in accept:
+            return response
+        raise self._judge.refusal(method, url, answer_of(response))
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        patience = self._patience
+        wait_s = wait_random_exponential(patience.first_wait_s, max=patience.longest_wait_s)(state)
+        asked_for_s = getattr(_error_of(state), "retry_after_s", None) or 0.0
+        return max(wait_s, min(asked_for_s, patience.longest_wait_s))
+
+
+def answer_of(response: requests.Response) -> Answer:
+    with response:
+        body = response.content
+    return Answer(response.status_code, body, _retry_after_s(response.headers.get("Retry-After")))
+
+
+def _may_try_again(state: RetryCallState, *, may_repeat: bool) -> bool:
+    error = _error_of(state)
+    return isinstance(error, Transient) and (may_repeat or not error.maybe_delivered)
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _say_that_it_waits(state: RetryCallState) -> None:
+    logger.warning(
+        "%s; try %d, again in %.1f s", _error_of(state), state.attempt_number, state.upcoming_sleep
+    )
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Read seconds or a date; what cannot be read counts as not said."""
+    if not header:
+        return None
+    try:
+        return float(header)
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def silence(error: BaseException) -> Silence:
+    """Say why there was no answer, from whatever ``requests`` wrapped it in."""
+    chain = list(_causes(error))
+    untrusted = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain)
+    never_connected = any(isinstance(cause, (requests.ConnectTimeout, NewConnectionError)) for cause in chain)
+    innermost = chain[-1]
+    return Silence(
+        cause=f"{type(innermost).__name__}: {innermost}"[:200],
+        maybe_delivered=not (untrusted or never_connected),
+        untrusted=untrusted,
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        yield found
+        inside = [getattr(found, "reason", None), *found.args, found.__cause__, found.__context__]
+        found = next((item for item in inside if isinstance(item, BaseException) and item not in seen), None)

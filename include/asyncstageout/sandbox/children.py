@@ -33,6 +33,14 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None]:
     return before_exec
 
 
+def created_at_s(pid: int) -> float | None:
+    """Return when the process was created (seconds since the epoch), or None if it is gone."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
 def same_process(pid: int | None, created_at_s: float | None) -> psutil.Process | None:
     """Return the running process with this pid and creation time, or None: it is gone, or its pid reused."""
     if pid is None or created_at_s is None:
@@ -52,6 +60,21 @@ def family(pid: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def memory_bytes(pid: int | None) -> int:
+    """Return the memory of a process and all below it; what they share counts once (PSS, on Linux)."""
+    return sum(_own_memory_bytes(process) for process in family(pid)) if pid is not None else 0
+
+
+def _own_memory_bytes(process: psutil.Process) -> int:
+    try:
+        memory = process.memory_full_info()
+    except psutil.NoSuchProcess:
+        return 0
+    except psutil.AccessDenied:  # another user's, Postgres under root's eyes excepted
+        return 0
+    return int(getattr(memory, "pss", memory.rss))
 
 
 def end(processes: Sequence[psutil.Process], number: signal.Signals, *, timeout_s: float) -> None:

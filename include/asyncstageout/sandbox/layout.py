@@ -84,6 +84,11 @@ class Layout:
         return self.home / "secrets"
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders but that of Postgres, which has an owner of its own."""
+        return (self.airflow, self.sites, self.fts, self.tls, self.logs, self.run, self.secrets)
+
+    @property
     def ports_file(self) -> Path:
         return self.run / "ports.json"
 
@@ -99,7 +104,7 @@ class Layout:
         """Create the folders."""
         # Readable: an embedded Postgres started by root runs as another user below it.
         self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
-        for folder in (self.airflow, self.sites, self.fts, self.tls, self.logs, self.run, self.secrets):
+        for folder in self.folders:
             folder.mkdir(exist_ok=True, mode=0o700)
 
     def with_free_ports(self) -> Layout:

@@ -69,7 +69,7 @@ class PostgresUnavailable(Exception):
 
 
 class EmbeddedPostgres:
-    """One Postgres cluster in a folder. Passwords are made once and kept in ``secrets_dir``, a 0600 file a role.
+    """One Postgres cluster in a folder. Passwords are made once, a 0600 file a role in ``secrets_dir``.
 
     Started by root it runs as ``nobody``; what that user cannot reach lives below ``/var/tmp`` instead.
     """
@@ -105,7 +105,7 @@ class EmbeddedPostgres:
         return _as_user(self._account) | {"cwd": "/", "env": clean | {"LC_ALL": "C"}}
 
     def url(self, database: str, role: str | None = None) -> str:
-        """Return the URL of a database, with the password of ``role`` (default: the role of the same name)."""
+        """Return the URL of a database, with the password of ``role`` (default: of the same name)."""
         user = role or database
         return f"postgresql://{user}:{self.password(user)}@{LOOPBACK}:{self.port}/{database}"
 
@@ -183,6 +183,12 @@ class EmbeddedPostgres:
                 return True
         except psycopg.OperationalError:
             return False
+
+    def delete(self) -> None:
+        """Delete the cluster and all its data. It must be stopped."""
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+        if self.data_dir.parent.parent == REACHABLE_PLACE and not any(self.data_dir.parent.iterdir()):
+            self.data_dir.parent.rmdir()
 
     def create_owned_databases(self, names: Iterable[str]) -> None:
         """Make a role and a database of each name, closed to other roles. What exists stays as it is."""

@@ -1,0 +1,213 @@
+"""Which services make the embedded platform, what each needs, and how each says that it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from asyncstageout.sandbox import airflow_env, postgres
+from asyncstageout.sandbox.layout import LOOPBACK, Layout
+from asyncstageout.sandbox.postgres import EmbeddedPostgres
+from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
+
+DATABASES = ("airflow", "stageout")
+ReadyCheck = Callable[[datetime], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process to keep, or a step to run once.
+
+    ``is_ready`` is asked, with the aware UTC time the process was started at, until it says True. Without
+    one a service is ready as soon as it runs. A step (``once``) is ready when it ended with code 0.
+    ``options`` go to ``subprocess``.
+    """
+
+    name: str
+    command: Sequence[str]
+    needs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_ready: ReadyCheck | None = None
+    before_start: Callable[[], None] | None = None
+    once: bool = False
+    port: int | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready_timeout_s: float = 180.0
+    stop_timeout_s: float = 20.0
+
+
+def platform_services(layout: Layout) -> list[Service]:
+    """Return the services of the platform in ``layout``, and make the secrets and certificates they need."""
+    tls = sandbox_tls(layout.tls)
+    server = EmbeddedPostgres(layout.postgres, layout.ports.postgres, secrets_dir=layout.secrets)
+    inherited = airflow_env.inherited_environment(os.environ)
+    known = airflow_env.load_secrets(
+        layout,
+        airflow_db_password=server.password("airflow"),
+        stageout_db_password=server.password("stageout"),
+    )
+    airflow_env.write_local_settings(layout)
+    environment = inherited | airflow_env.airflow_environment(layout, known, tls)
+    return [
+        _postgres(server),
+        *_sandbox(layout, tls, inherited),
+        *_migrations(environment),
+        *_airflow(layout, environment),
+    ]
+
+
+def _postgres(server: EmbeddedPostgres) -> Service:
+    def before_start() -> None:
+        server.stop()  # one that outlived its supervisor
+        server.initialise()
+        server.forget_stale_pid()
+
+    async def is_ready(_: datetime) -> bool:
+        if server.is_ready():
+            server.create_owned_databases(DATABASES)
+            return True
+        return False
+
+    options = server.spawn_options
+    return Service(
+        name="postgres",
+        command=server.command,
+        environment=options.pop("env"),
+        options=options,
+        before_start=before_start,
+        is_ready=is_ready,
+        port=server.port,
+        stop_signal=postgres.STOP_SIGNAL,
+    )
+
+
+def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) -> list[Service]:
+    ports = layout.ports
+    certificate = ("--cert", str(tls.server.cert), "--key", str(tls.server.key))
+    trust = ssl.create_default_context(cafile=str(tls.ca))
+    return [
+        Service(
+            name="sites",
+            command=_module("asyncstageout.sandbox.sites", "--root", layout.sites, "--port", ports.sites)
+            + certificate,
+            environment=environment,
+            is_ready=_answers(ports.sites, "/.well-known/ready", trust),
+            port=ports.sites,
+        ),
+        Service(
+            name="fts",
+            command=_module(
+                "asyncstageout.sandbox.fts", "--port", ports.fts, "--monitor-port", ports.fts_monitor
+            )
+            + certificate
+            + _words("--ca", tls.ca, "--state", layout.fts, "--vo", airflow_env.VO)
+            + _words("--connect-to", f"{LOOPBACK}:{ports.sites}"),
+            environment=environment,
+            # Without a certificate FTS answers an error; that it answers is enough.
+            is_ready=_answers(ports.fts, "/", trust, any_status=True),
+            port=ports.fts,
+        ),
+    ]
+
+
+def _migrations(environment: Mapping[str, str]) -> list[Service]:
+    catalogue = _module("asyncstageout.cli", "migrate")
+    return [
+        Service("airflow-migrate", _airflow_command("db", "migrate"), ("postgres",), environment, once=True),
+        Service("catalogue-migrate", catalogue, ("postgres",), environment, once=True),
+    ]
+
+
+def _airflow(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
+    port = layout.ports.api_server
+    # The scheduler comes after the api-server has answered once: its first answer takes seconds, and tasks
+    # that meet it then fail on their timeouts.
+    return [
+        Service(
+            name="api-server",
+            command=_airflow_command("api-server"),
+            needs=("airflow-migrate",),
+            environment=environment,
+            is_ready=_answers(port, "/execution/health"),
+            port=port,
+        ),
+        *(
+            Service(
+                name=name,
+                command=_airflow_command(name),
+                needs=("api-server", "catalogue-migrate", "sites", "fts"),
+                environment=environment,
+                is_ready=_beats(port, name.replace("-", "_")),
+            )
+            for name in ("dag-processor", "triggerer", "scheduler")
+        ),
+    ]
+
+
+def _module(name: str, *arguments: object) -> tuple[str, ...]:
+    return (sys.executable, "-m", name, *_words(*arguments))
+
+
+def _airflow_command(*arguments: str) -> tuple[str, ...]:
+    return _module("airflow", *arguments)
+
+
+def _words(*arguments: object) -> tuple[str, ...]:
+    return tuple(str(argument) for argument in arguments)
+
+
+def _answers(
+    port: int, path: str, trust: ssl.SSLContext | None = None, *, any_status: bool = False
+) -> ReadyCheck:
+    async def is_ready(_: datetime) -> bool:
+        status, _body = await get(port, path, trust)
+        return status == 200 or (any_status and status > 0)
+
+    return is_ready
+
+
+def _beats(port: int, component: str) -> ReadyCheck:
+    """Ready when Airflow has seen a heartbeat of the component since it was started."""
+
+    async def is_ready(started_at: datetime) -> bool:
+        status, body = await get(port, "/api/v2/monitor/health")
+        if status != 200:
+            return False
+        health = json.loads(body).get(component) or {}
+        seen = health.get(f"latest_{component}_heartbeat")
+        return (
+            health.get("status") == "healthy"
+            and seen is not None
+            and datetime.fromisoformat(seen) >= started_at
+        )
+
+    return is_ready
+
+
+async def get(
+    port: int, path: str, trust: ssl.SSLContext | None = None, *, timeout_s: float = 30
+) -> tuple[int, bytes]:
+    """GET from a server on loopback; status 0: nobody answers. HTTP/1.0, so that no body is chunked."""
+    request = f"GET {path} HTTP/1.0\r\nHost: {LOOPBACK}:{port}\r\n\r\n"
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=trust)
+            try:
+                writer.write(request.encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return 0, b""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    return (int(words[1]) if len(words) > 1 else 0), body

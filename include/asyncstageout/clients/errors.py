@@ -17,6 +17,8 @@ _SECRETS = re.compile(r"eyJ[\w-]{8,}(\.[\w-]+)*|-----BEGIN.*?(-----END[^-]*-----
 _TAGS = re.compile(r"<head.*?</head>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MAX_DETAIL_CHARS = 300
+_MAX_PAGE_CHARS = 120
+"""A page begins with its title; what follows is for somebody with a browser."""
 _MAX_PATH_CHARS = 90
 
 
@@ -40,7 +42,7 @@ class ServiceError(Exception):
 
     def __str__(self) -> str:
         said = f"answered {self.status}" if self.status else "got no answer"
-        text = f"{self.server}: {self.asked} {said}" + (f": {self.detail}" if self.detail else "")
+        text = f"{self.server}: {self.asked} {said}" + (f": {self.detail.rstrip('.')}" if self.detail else "")
         return f"{text}. {self.advice}" if self.advice else text
 
 
@@ -266,11 +268,12 @@ class Answer:
         """What it says to people, on one short line: the message of a JSON error, or the text of a page."""
         row = self.json
         if isinstance(row, dict):
-            said = str(row.get("message") or row.get("http_message") or "")
+            said, limit = str(row.get("message") or row.get("http_message") or ""), _MAX_DETAIL_CHARS
         else:
             said = html.unescape(_TAGS.sub(" ", self.body[:4000].decode("utf-8", "replace")))
+            limit = _MAX_PAGE_CHARS
         said = " ".join(_SECRETS.sub("(secret)", said).split())
-        return said if len(said) <= _MAX_DETAIL_CHARS else said[: _MAX_DETAIL_CHARS - 1] + "…"
+        return said if len(said) <= limit else said[: limit - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,12 +307,10 @@ def fts_error(server: str, method: str, path: str, answer: Answer) -> FTSError:
     if error is StorageBanned:
         return StorageBanned(server, asked, answer.status, text, storage=text.split(" ", 1)[0])
     if error is DestinationBusy:
-        found = _UUID.search(text)
-        # The rest of the text is SQL.
-        text = "The submission is duplicated"
-        return DestinationBusy(server, asked, answer.status, text, UUID(found[0]) if found else None)
+        # What follows in the text is SQL.
+        return DestinationBusy(server, asked, answer.status, "The submission is duplicated", _uuid_in(text))
     if error is JobNotFound:
-        return JobNotFound(server, asked, answer.status, text, _job_id(answer.json))
+        return JobNotFound(server, asked, answer.status, text, _uuid_in(text))
     return error(server, asked, answer.status, text)
 
 
@@ -321,7 +322,7 @@ def _fts_class(method: str, path: str, answer: Answer, text: str) -> type[FTSErr
         # Most often the way to a login page.
         return BadAnswer
     if answer.status == 404:
-        return _not_found(path, answer)
+        return _not_found(path, answer, text)
     if answer.status == 500 and isinstance(answer.json, dict):
         return ServerFault
     if answer.status >= 500:
@@ -329,15 +330,14 @@ def _fts_class(method: str, path: str, answer: Answer, text: str) -> type[FTSErr
     return SubmissionRefused if (method, path) == ("POST", "/jobs") else Refused
 
 
-def _not_found(path: str, answer: Answer) -> type[FTSError]:
-    row = answer.json
-    if isinstance(row, dict):
-        return JobNotFound if "job_id" in row else NotFound
+def _not_found(path: str, answer: Answer, text: str) -> type[FTSError]:
+    if isinstance(answer.json, dict):
+        return JobNotFound if text.startswith("No job with the id") else NotFound
     return TooManyIds if "," in path else NotFound
 
 
-def _job_id(row: object) -> UUID | None:
-    found = _UUID.fullmatch(str(row.get("job_id"))) if isinstance(row, dict) else None
+def _uuid_in(text: str) -> UUID | None:
+    found = _UUID.search(text)
     return UUID(found[0]) if found else None
 
 

@@ -23,7 +23,6 @@ from asyncstageout.clients.errors import (
     FTSError,
     JobNotFound,
     NotAuthorised,
-    NotFound,
     SidDuplicated,
     Unreachable,
     Untrusted,
@@ -97,7 +96,7 @@ class FTS3Client:
         self._caller = Caller(session, self._judge, patience, sleep)
         self._vo = vo
         self._vo_lock = threading.Lock()
-        self._ids_per_request = ids_per_request
+        self._ids_per_request = min(ids_per_request, MAX_IDS_PER_REQUEST)
         self._files_per_request = files_per_request
 
     def __enter__(self) -> Self:
@@ -186,10 +185,8 @@ class FTS3Client:
         """Return a job that FTS has put away (7 days after its end)."""
         try:
             answer = self._read(f"/archive/{job_id}", parse_job)
-        except NotFound as error:
-            if isinstance(error, JobNotFound) or error.detail:
-                return JobMissing(job_id)
-            raise
+        except JobNotFound:
+            return JobMissing(job_id)
         if isinstance(answer, JobForbidden):
             raise NotAuthorised(self.server, f"GET /archive/{job_id}", 403, answer.message)
         return answer

@@ -62,13 +62,13 @@ _CREATE = """
 WITH created AS (
     INSERT INTO transfer (request_id, task_id, username, source, destination, source_lfn, destination_lfn,
         size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
-    SELECT DISTINCT ON (i.request_id) i.request_id, t.id, i.username, i.source, i.destination, i.source_lfn,
-        i.destination_lfn, i.size_bytes, i.adler32, i.type, i.activity, i.priority, i.publication, i.job_id,
-        i.job_retry_count
-    FROM incoming i JOIN task t ON t.name = i.task
-    WHERE i.reason IS NULL
-        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
-    ORDER BY i.request_id, i.position
+    SELECT i.request_id, t.id, i.username, i.source, i.destination, i.source_lfn, i.destination_lfn,
+        i.size_bytes, i.adler32, i.type, i.activity, i.priority, i.publication, i.job_id, i.job_retry_count
+    FROM (SELECT DISTINCT ON (request_id) * FROM incoming WHERE reason IS NULL
+          ORDER BY request_id, position) i
+    JOIN task t ON t.name = i.task
+    WHERE NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
+    ORDER BY i.position
     ON CONFLICT (request_id) DO NOTHING
     RETURNING id, request_id
 ), event AS (

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from asyncstageout.core.planning import Link, ShardLoad
+from asyncstageout.core.planning import Link, Shard, ShardLoad
 
 
 class FileToSend(NamedTuple):
@@ -106,10 +106,10 @@ WITH old AS (
     UNION ALL
     SELECT %(right)s::uuid, transfer_ids[cardinality(transfer_ids) / 2 + 1:] FROM old
 ), job AS (
-    INSERT INTO fts_job (sid, fts_server, cycle_id, source, destination, identity, activity, priority, params,
-        transfer_ids, open_files, size_bytes)
-    SELECT p.sid, o.fts_server, o.cycle_id, o.source, o.destination, o.identity, o.activity, o.priority,
-        o.params, p.ids, cardinality(p.ids),
+    INSERT INTO fts_job (sid, fts_server, cycle_id, shard, source, destination, identity, activity, priority,
+        params, transfer_ids, open_files, size_bytes)
+    SELECT p.sid, o.fts_server, o.cycle_id, o.shard, o.source, o.destination, o.identity, o.activity,
+        o.priority, o.params, p.ids, cardinality(p.ids),
         (SELECT sum(t.size_bytes) FROM transfer t WHERE t.id = ANY(p.ids))
     FROM part p CROSS JOIN old o
 ), changed AS (
@@ -130,6 +130,62 @@ def adopt_orphans(conn: Connection, cycle_id: int, older_than_s: float) -> int:
     Their cycle died, or FTS did not answer it. POSTing them again is safe whatever happened: the sid is kept.
     """
     return conn.execute(_ADOPT, {"cycle_id": cycle_id, "older_than_s": older_than_s}).rowcount
+
+
+def planned_in_shard(conn: Connection, cycle_id: int, shard: int) -> list[UUID]:
+    """Return the sids of a shard's jobs that FTS has not confirmed."""
+    rows = conn.execute(
+        "SELECT sid FROM fts_job WHERE cycle_id = %s AND shard = %s AND state = 'PLANNED'", (cycle_id, shard)
+    )
+    return [sid for (sid,) in rows]
+
+
+def assign_shards(conn: Connection, shards: Sequence[Shard]) -> None:
+    """Note which task submits which job; the first shard is 0."""
+    conn.execute(
+        "UPDATE fts_job j SET shard = p.shard"
+        " FROM unnest(%s::uuid[], %s::smallint[]) AS p(sid, shard) WHERE j.sid = p.sid",
+        (
+            [sid for shard in shards for sid in shard.sids],
+            [number for number, shard in enumerate(shards) for _ in shard.sids],
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CycleResult:
+    """What a cycle did, from the catalogue."""
+
+    planned_jobs: int
+    """Jobs that FTS has not confirmed."""
+    jobs: int
+    files: int
+    size_bytes: int
+    links: int
+    held: tuple[tuple[str, int], ...]
+    """(reason, links), the most frequent first."""
+
+
+def cycle_result(conn: Connection, cycle_id: int) -> CycleResult:
+    """Return what became of a cycle's jobs, and which links it held back."""
+    row = conn.execute(
+        """
+        SELECT count(*) FILTER (WHERE state = 'PLANNED'), count(*) FILTER (WHERE accepted),
+            coalesce(sum(cardinality(transfer_ids)) FILTER (WHERE accepted), 0),
+            coalesce(sum(size_bytes) FILTER (WHERE accepted), 0),
+            count(DISTINCT (source, destination)) FILTER (WHERE accepted)
+        FROM (SELECT *, submitted_at IS NOT NULL AS accepted FROM fts_job WHERE cycle_id = %s) job
+        """,
+        (cycle_id,),
+    ).fetchone()
+    held = conn.execute(
+        "SELECT held, count(*) FROM cycle_link WHERE cycle_id = %s AND held IS NOT NULL"
+        " GROUP BY held ORDER BY 2 DESC, 1",
+        (cycle_id,),
+    ).fetchall()
+    assert row is not None  # noqa: S101 - an aggregate without GROUP BY always gives a row
+    planned, accepted, file_count, size_bytes, links = (int(number) for number in row)
+    return CycleResult(planned, accepted, file_count, size_bytes, links, tuple(held))
 
 
 def planned_loads(conn: Connection, cycle_id: int) -> list[ShardLoad]:

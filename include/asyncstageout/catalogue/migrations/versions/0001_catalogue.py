@@ -101,6 +101,7 @@ CREATE TABLE fts_job (
     job_id       uuid UNIQUE,
     fts_server   text NOT NULL,
     cycle_id     bigint NOT NULL REFERENCES cycle,
+    shard        smallint,
     source       text NOT NULL,
     destination  text NOT NULL,
     identity     text NOT NULL,

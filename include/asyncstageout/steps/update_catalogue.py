@@ -1,0 +1,93 @@
+"""Applies what sensing learnt: files are DONE, go again later, or have failed for good."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from psycopg import Connection
+
+from asyncstageout.catalogue.history import move_finished
+from asyncstageout.catalogue.sensing import LOST, ReportedFile, take_reports
+from asyncstageout.catalogue.sites import policy_rows
+from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.failures import Category, own_failure
+from asyncstageout.core.outcomes import Change, after_failure, change
+from asyncstageout.core.policies import LinkPolicy, policy_for
+from asyncstageout.core.retries import retry_delay_s
+from asyncstageout.core.states import TransferState
+from asyncstageout.steps.recording import Summary, files
+
+FILES_PER_STATEMENT = 10_000
+
+PolicyOf = Callable[[str, str], LinkPolicy]
+
+
+def update_catalogue(conn: Connection, *, now: datetime, step_run: int) -> Summary:
+    """Apply all staged reports, in transactions of bounded size, and let old finished rows go to history."""
+    rows = policy_rows(conn)
+    policy_of: PolicyOf = lru_cache(maxsize=None)(
+        lambda source, destination: policy_for(rows, source, destination)
+    )
+    moved: Counter[str] = Counter()
+    while True:
+        with conn.transaction():
+            reported = take_reports(conn, FILES_PER_STATEMENT)
+            moves = [move for file in reported if (move := _move(file, policy_of, now))]
+            moved.update(apply_moves(conn, moves, step_run))
+        if not reported:
+            break
+    archived = move_finished(conn)
+    return _summary(moved, archived)
+
+
+def _move(file: ReportedFile, policy_of: PolicyOf, now: datetime) -> Move | None:
+    policy = policy_of(file.source, file.destination)
+    wanted = _change(file, policy.max_attempts)
+    if wanted is None:
+        return None
+    due_at = None
+    if wanted.to_state is TransferState.RETRY and wanted.failure is not None:
+        delay_s = retry_delay_s(
+            wanted.failure.category, file.attempt, _spread(file.transfer_id), policy.retry_scale
+        )
+        due_at = now + timedelta(seconds=delay_s)
+    return Move(
+        file.transfer_id, file.sid, wanted.to_state, wanted.failure, due_at,
+        file.report.fts_file_id, file.report.finished_at,
+    )  # fmt: skip
+
+
+def _change(file: ReportedFile, max_attempts: int) -> Change | None:
+    report = file.report
+    if report.file_state == LOST:
+        lost = own_failure(Category.LOST, report.reason)
+        return after_failure(lost, attempt=file.attempt, max_attempts=max_attempts)
+    return change(
+        report.job_state,
+        report.file_state,
+        report.reason,
+        recoverable=report.recoverable,
+        attempt=file.attempt,
+        max_attempts=max_attempts,
+    )
+
+
+def _spread(transfer_id: int) -> float:
+    """Return a number in [0, 1) that is even over neighbouring files (multiples of the golden ratio)."""
+    return transfer_id * 0.6180339887498949 % 1.0
+
+
+def _summary(moved: Counter[str], archived: int) -> Summary:
+    sentence = (
+        f"{files(moved['DONE'])} done, {moved['RETRY']:,} go again later, {moved['FAILED']:,} failed for good"
+    )
+    if moved["KILLED"]:
+        sentence += f", {moved['KILLED']:,} killed"
+    if archived:
+        sentence += f"; {files(archived)} moved to history"
+    return Summary(
+        sentence, {state.lower(): count for state, count in moved.items()} | {"archived": archived}
+    )

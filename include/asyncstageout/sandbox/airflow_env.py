@@ -129,7 +129,6 @@ def _configuration(layout: Layout, known: AirflowSecrets) -> dict[str, str]:
         ("core", "simple_auth_manager_users"): ",".join(f"{user}:{role}" for user, role in LOGINS.items()),
         ("core", "simple_auth_manager_passwords_file"): known.passwords_file,
         ("database", "sql_alchemy_conn"): f"postgresql+psycopg2://{database}",
-        ("database", "load_default_connections"): False,
         ("api", "base_url"): base_url,
         ("api", "host"): LOOPBACK,
         ("api", "port"): ports.api_server,
@@ -146,9 +145,6 @@ def _configuration(layout: Layout, known: AirflowSecrets) -> dict[str, str]:
         ("logging", "base_log_folder"): layout.logs / "airflow",
         ("logging", "worker_log_server_port"): ports.worker_logs,
         ("logging", "trigger_log_server_port"): ports.trigger_logs,
-        ("logging", "logging_level"): "INFO",
-        ("logging", "fab_logging_level"): "WARNING",
-        ("usage_data_collection", "enabled"): False,
     }
     environment = {
         f"AIRFLOW__{section.upper()}__{key.upper()}": str(value) for (section, key), value in settings.items()

@@ -19,6 +19,14 @@ from asyncstageout.sandbox.postgres import EmbeddedPostgres
 from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
 
 DATABASES = ("airflow", "stageout")
+AIRFLOW_NEEDS: dict[str, tuple[str, ...]] = {
+    "api-server": ("airflow-migrate",),
+    # They import Airflow for seconds of CPU each: on several cores, at the same time as the api-server.
+    "dag-processor": ("airflow-migrate",),
+    "triggerer": ("airflow-migrate", "catalogue-migrate"),
+    # After the api-server's first answer, which takes seconds: tasks that meet it then would fail.
+    "scheduler": ("api-server", "catalogue-migrate", "sites", "fts"),
+}
 ReadyCheck = Callable[[datetime], Awaitable[bool]]
 
 
@@ -129,27 +137,16 @@ def _migrations(environment: Mapping[str, str]) -> list[Service]:
 
 def _airflow(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
     port = layout.ports.api_server
-    # The scheduler comes after the api-server has answered once: its first answer takes seconds, and tasks
-    # that meet it then fail on their timeouts.
     return [
         Service(
-            name="api-server",
-            command=_airflow_command("api-server"),
-            needs=("airflow-migrate",),
+            name=name,
+            command=_airflow_command(name),
+            needs=needs,
             environment=environment,
-            is_ready=_answers(port, "/execution/health"),
-            port=port,
-        ),
-        *(
-            Service(
-                name=name,
-                command=_airflow_command(name),
-                needs=("api-server", "catalogue-migrate", "sites", "fts"),
-                environment=environment,
-                is_ready=_beats(port, name.replace("-", "_")),
-            )
-            for name in ("dag-processor", "triggerer", "scheduler")
-        ),
+            is_ready=_answers(port, "/execution/health") if name == "api-server" else _beats(port, name),
+            port=port if name == "api-server" else None,
+        )
+        for name, needs in AIRFLOW_NEEDS.items()
     ]
 
 
@@ -177,6 +174,7 @@ def _answers(
 
 def _beats(port: int, component: str) -> ReadyCheck:
     """Ready when Airflow has seen a heartbeat of the component since it was started."""
+    component = component.replace("-", "_")
 
     async def is_ready(started_at: datetime) -> bool:
         status, body = await get(port, "/api/v2/monitor/health")

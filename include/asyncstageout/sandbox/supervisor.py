@@ -89,7 +89,7 @@ class Supervisor:
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, or until a service cannot be started. Returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
         self._write()
         problem: ServiceFailed | None = None
         try:
@@ -101,6 +101,10 @@ class Supervisor:
         finally:
             await self._stop_all(problem)
         return 1 if problem else 0
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to end."""
+        self._stop.set()
 
     async def _keep_all(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -142,12 +146,11 @@ class Supervisor:
 
     async def _live_once(self, service: Service) -> str | None:
         """Run the process until it ends. Returns why it ended, or None for a step that did its work."""
-        started_at = datetime.now(UTC)
         process = await self._spawn(service)
         ending = asyncio.create_task(process.wait())
         if not service.once:
-            if not await self._becomes_ready(service, started_at, ending):
-                children.end(children.family(process.pid), service.stop_signal, timeout_s=1)
+            if not await self._becomes_ready(service, ending):
+                await self._end(service, process)
                 return f"was not ready after {service.ready_timeout_s:.0f} s"
             if not ending.done():
                 self._reached(service, ServiceState.READY)
@@ -157,11 +160,11 @@ class Supervisor:
             return None
         return f"ended with code {code}"
 
-    async def _becomes_ready(self, service: Service, started_at: datetime, ending: asyncio.Task[int]) -> bool:
+    async def _becomes_ready(self, service: Service, ending: asyncio.Task[int]) -> bool:
         """Wait until the service is ready or has ended; False when neither comes in time."""
         try:
             async with asyncio.timeout(service.ready_timeout_s):
-                while not ending.done() and not await self._is_ready(service, started_at):
+                while not ending.done() and not await self._is_ready(service):
                     await asyncio.wait({ending}, timeout=CHECK_PAUSE_S)
         except TimeoutError:
             return False
@@ -171,23 +174,31 @@ class Supervisor:
         self._note(service, state, ready_at=datetime.now(UTC), problem=None, **facts)
         self._ready[service.name].set()
 
-    async def _is_ready(self, service: Service, started_at: datetime) -> bool:
-        return service.is_ready is None or await service.is_ready(started_at)
+    async def _is_ready(self, service: Service) -> bool:
+        created_at_s = self._status.service(service.name).created_at_s
+        if service.is_ready is None or created_at_s is None:
+            return service.is_ready is None
+        return await service.is_ready(datetime.fromtimestamp(created_at_s, UTC))
 
     async def _spawn(self, service: Service) -> asyncio.subprocess.Process:
         if service.before_start is not None:
             service.before_start()
-        with self._log_of(service).open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *service.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=service.environment,
-                start_new_session=True,
-                preexec_fn=children.die_with_parent(service.stop_signal),
-                **service.options,
-            )
+        try:
+            with self._log_of(service).open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *service.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=service.environment,
+                    start_new_session=True,
+                    preexec_fn=children.die_with_parent(service.stop_signal),
+                    **service.options,
+                )
+        except OSError as error:
+            raise ServiceFailed(
+                service.name, f"could not be started: {error}", self._log_of(service)
+            ) from error
         self._running[service.name] = process
         created_at_s = children.created_at_s(process.pid)
         self._note(service, ServiceState.STARTING, pid=process.pid, created_at_s=created_at_s)
@@ -207,12 +218,13 @@ class Supervisor:
                 await self._check_health(service)
 
     async def _check_health(self, service: Service) -> None:
-        status = self._status.service(service.name)
-        if status.state not in (ServiceState.READY, ServiceState.UNHEALTHY) or status.ready_at is None:
+        if self._status.service(service.name).state not in (ServiceState.READY, ServiceState.UNHEALTHY):
             return
-        healthy = await self._is_ready(service, status.ready_at)
+        healthy = await self._is_ready(service)
+        status = self._status.service(service.name)
         state = ServiceState.READY if healthy else ServiceState.UNHEALTHY
-        if state is not status.state:
+        # It may have died while it was asked.
+        if status.state in (ServiceState.READY, ServiceState.UNHEALTHY) and state is not status.state:
             log.warning("%s is %s", service.name, state)
             self._note(service, state)
 
@@ -236,16 +248,27 @@ class Supervisor:
                 await stopped[other.name].wait()
         process = self._running.get(service.name)
         if process is not None and process.returncode is None:
-            # Before the signal: an orphan no longer tells whose it was, and tasks leave the process group.
-            family = children.family(process.pid)
-            await asyncio.to_thread(
-                children.end, family, service.stop_signal, timeout_s=service.stop_timeout_s
-            )
-            await process.wait()
+            await self._end(service, process)
         status = self._status.service(service.name)
         if status.state is not ServiceState.FAILED:
             self._note(service, ServiceState.STOPPED, pid=None, created_at_s=None)
         stopped[service.name].set()
+
+    async def _end(self, service: Service, process: asyncio.subprocess.Process) -> None:
+        """Ask the process to end, wait, then kill what is left of it and of all that it started."""
+        # Before the signal: an orphan no longer tells whose it was, and tasks leave the process group.
+        family = children.family(process.pid)
+        for head in family[:1]:
+            children.send(head, service.stop_signal)
+        try:
+            async with asyncio.timeout(service.stop_timeout_s):
+                await process.wait()
+        except TimeoutError:
+            log.warning("%s did not stop within %.0f s, killing it", service.name, service.stop_timeout_s)
+            process.kill()
+            await process.wait()
+        for other in family[1:]:
+            children.send(other, signal.SIGKILL)
 
     def _log_of(self, service: Service) -> Path:
         return self._logs_dir / f"{service.name}.log"

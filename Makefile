@@ -1,0 +1,68 @@
+# AsyncStageOut. `make` alone says what there is. Needs git, make and a Python from 3.11 on; no root, no Docker.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LOCKS := requirements.txt requirements-dev.txt
+PYTHONS := python3.13 python3.12 python3.11 python3
+UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status test lint lock clean install
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: install ## Start everything, move a sample of files, show what happened
+	@$(BIN)/aso demo
+
+up: install ## Start Postgres, the sandbox and Airflow
+	@$(BIN)/aso up
+
+down: install ## Stop them
+	@$(BIN)/aso down
+
+status: ## Show what runs, on which port, with which log
+	@$(BIN)/aso status
+
+test: install lint ## Run all checks and all tests
+	$(BIN)/python -m pytest -q
+
+lint: install ## Check style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: install ## Pin the newest versions that requirements*.in allow
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \
+		requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \
+		requirements-dev.in -o requirements-dev.txt
+
+clean: ## Stop the platform, delete its data and the virtual environment
+	@if [ -x $(BIN)/aso ]; then $(BIN)/aso down --wipe; fi
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+install: $(INSTALLED) ## Install what is pinned into .venv
+
+# uv is fast, but knows nothing of pip's configuration (mirrors, proxies): where it fails, pip does the work.
+$(INSTALLED): $(LOCKS) pyproject.toml
+	@$(BIN)/python -c '' 2>/dev/null || { \
+	  for python in $(PYTHONS); do \
+	    if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	      echo "Making $(VENV) with $$($$python --version)"; \
+	      exec $$python -m venv --clear $(VENV); \
+	    fi; \
+	  done; \
+	  echo "No usable Python: AsyncStageOut needs Python 3.11 or newer, with its venv module" >&2; \
+	  echo "(on Debian and Ubuntu: apt install python3 python3-venv)." >&2; \
+	  exit 1; \
+	}
+	@echo "Installing the pinned packages (about 300 MB; half a minute to some minutes, as the network goes)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(UV)
+	@$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $(LOCKS:%=-r %) || { \
+	  echo "uv could not; trying pip"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check $(LOCKS:%=-r %); \
+	}
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@

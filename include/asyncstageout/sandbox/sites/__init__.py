@@ -1,0 +1,1 @@
+"""Sites with real files: WebDAV storages of many sites, in one process (docs/sandbox.md)."""

@@ -121,7 +121,7 @@ class _ConnectTo(HTTPAdapter):
         address = self._addresses.get(host["host"].lower())
         if address:
             if host["scheme"] == "https":
-                tls |= {"server_hostname": host["host"], "assert_hostname": host["host"]}
+                tls["server_hostname"] = host["host"]
             ip, _, port = address.rpartition(":")
             host |= {"host": ip.strip("[]"), "port": int(port)}
         return host, tls

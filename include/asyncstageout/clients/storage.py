@@ -52,7 +52,7 @@ ASK_PROPERTIES = (
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as its storage knows it. ``adler32``: 8 hexadecimal digits, or None when the storage has none."""
+    """A file as its storage knows it. ``adler32``: 8 hexadecimal digits; None when the storage has none."""
 
     url: str
     size_bytes: int
@@ -193,7 +193,7 @@ class StorageClient:
 
     def _put(self, url: str, content: bytes | Iterable[bytes], *, once: bool) -> None:
         """Write, following the storage to the node that takes the bytes."""
-        at = url
+        at = http_url(url)
         options: dict[str, Any] = {}
         for _hop in range(MAX_REDIRECTS):
             response = self._ask(
@@ -237,7 +237,7 @@ class _Again:
 
 
 def _another_host(url: str, next_url: str) -> bool:
-    before, after = urlsplit(http_url(url)), urlsplit(http_url(next_url))
+    before, after = urlsplit(url), urlsplit(next_url)
     return (before.scheme, before.netloc) != (after.scheme, after.netloc)
 
 

@@ -1,1 +1,45 @@
-"""Airflow manners: hook, operators, sensor, trigger, link and connection form."""
+"""Airflow manners: hook, operators, sensor, triggers, link and connection form."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Tell Airflow what this package brings (entry point ``apache_airflow_provider``); imports are light."""
+    return {
+        "package-name": "asyncstageout",
+        "name": "AsyncStageOut",
+        "description": "FTS3 transfers and the stage-out of users' files.",
+        "versions": [version("asyncstageout")],
+        "connection-types": [
+            {
+                "connection-type": "fts3",
+                "hook-name": "FTS3",
+                "hook-class-name": "asyncstageout.provider.hooks.FTSHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema"],
+                    "relabeling": {"password": "Bearer token (instead of a certificate)"},
+                    "placeholders": {"host": "fts3-cms.cern.ch", "port": "8446"},
+                },
+                "conn-fields": _FTS3_FIELDS,
+            }
+        ],
+        "extra-links": ["asyncstageout.provider.links.FTSMonitorLink"],
+    }
+
+
+def _field(label: str, description: str) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": ["string", "null"]}}
+
+
+_FTS3_FIELDS = {
+    "ca_file": _field(
+        "Certificate authorities", "File or hashed directory, such as /etc/grid-security/certificates"
+    ),
+    "cert_file": _field("Client certificate", "PEM file of the service certificate or proxy"),
+    "key_file": _field("Client key", "PEM file; empty if the certificate file holds the key"),
+    "vo": _field("VO", "As FTS sees it; asked from FTS when empty"),
+    "monitor_url": _field("Monitor", "Base of job pages; empty means port 8449 of the host"),
+}

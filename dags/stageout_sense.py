@@ -1,0 +1,57 @@
+"""
+### Follows files in FTS: from "accepted" to DONE, RETRY or FAILED
+
+| step | what it does |
+|---|---|
+| `sense` | watches every open FTS job at once, asking in bulk: young jobs every 2 s, old ones every minute. It lives in the triggerer and needs no worker |
+| `update_catalogue` | applies what was learnt to the catalogue, thousands of files in a few statements; each change writes its event |
+
+**Always on.** A run ends as soon as news were applied, and the next one starts at once; without news a run
+lasts ten minutes. Pausing this DAG stops nothing at FTS: files go on moving and are found when it runs again.
+
+**What counts** is each file's own state in FTS, also while its job still runs. A failure is put into a
+category; one that may pass is tried again later, with growing waits (see docs/explanation/retries.md).
+
+**Red `sense`?** FTS gave no answer for a whole watch: see its log, `aso doctor` and the FTS connection. No
+file is lost, none uses an attempt; sensing goes on by itself when FTS answers.
+
+**Clear and re-run** any task at any time: a report is applied once, late or repeated ones change nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import dag, get_current_context, task
+
+from asyncstageout.provider.sensors import OpenFTSJobsSensor
+
+
+@dag(
+    # Airflow allows a continuous DAG one active run. It may stall such a DAG for up to 30 s once in some
+    # hundred runs (docs/adr/0005-sensing.md); files are only noticed later then.
+    schedule="@continuous",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    tags=["stageout", "sense"],
+    default_args={
+        "owner": "stageout-operators",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=10),
+    },
+    doc_md=__doc__,
+    dag_display_name="Stage-out: sense",
+)
+def stageout_sense() -> None:
+    @task(execution_timeout=timedelta(minutes=15))
+    def update_catalogue() -> dict[str, Any]:
+        from asyncstageout.provider import cycle
+
+        return cycle.update_catalogue(get_current_context())
+
+    OpenFTSJobsSensor(task_id="sense", fts_conn_id="fts3_default") >> update_catalogue()
+
+
+stageout_sense()

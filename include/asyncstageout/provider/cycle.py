@@ -1,0 +1,77 @@
+"""The bodies of the DAGs' tasks: from Airflow's context to a step, and from its summary to XCom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import Connection
+
+from asyncstageout.catalogue.cycles import Cycle, open_cycle
+from asyncstageout.core.planning import Shard
+from asyncstageout.provider.running import cycle_params, run_step
+from asyncstageout.steps.collect import collect as collect_step
+from asyncstageout.steps.group import group as group_step
+from asyncstageout.steps.recording import Summary
+from asyncstageout.steps.summarise import summarise as summarise_step
+from asyncstageout.steps.update_catalogue import update_catalogue as update_catalogue_step
+
+Context = Mapping[str, Any]
+XCom = dict[str, Any]
+
+
+def collect(context: Context) -> XCom:
+    """Return the summary, or nothing at all when nothing waits: then the rest of the run is skipped."""
+
+    def step(conn: Connection, step_run: int) -> Summary:
+        return collect_step(
+            conn,
+            dag_id=context["dag_run"].dag_id,
+            run_id=context["dag_run"].run_id,
+            params=cycle_params(context),
+            today=datetime.now(UTC).date(),
+            step_run=step_run,
+        )
+
+    summary = run_step(context, step)
+    return summary.as_xcom() if summary.counts.get("links", 1) or summary.counts["adopted_jobs"] else {}
+
+
+def group(context: Context, *, fts_server: str) -> XCom:
+    """Return the summary, and ``shards``: what each submit task is given."""
+    shards: list[XCom] = []
+
+    def step(conn: Connection, step_run: int) -> Summary:
+        cycle = _cycle(conn, context)
+        summary, packed = group_step(conn, cycle, fts_server=fts_server, step_run=step_run)
+        shards.extend(_shard(cycle, number, shard) for number, shard in enumerate(packed))
+        return summary
+
+    return run_step(context, step).as_xcom() | {"shards": shards}
+
+
+def summarise(context: Context) -> XCom:
+    return run_step(context, lambda conn, _: summarise_step(conn, _cycle(conn, context))).as_xcom()
+
+
+def update_catalogue(context: Context) -> XCom:
+    def step(conn: Connection, step_run: int) -> Summary:
+        return update_catalogue_step(conn, now=datetime.now(UTC), step_run=step_run)
+
+    return run_step(context, step).as_xcom()
+
+
+def _cycle(conn: Connection, context: Context) -> Cycle:
+    return open_cycle(conn, context["dag_run"].dag_id, context["dag_run"].run_id, cycle_params(context))
+
+
+def _shard(cycle: Cycle, number: int, shard: Shard) -> XCom:
+    return {
+        "cycle_id": cycle.cycle_id,
+        "shard": number,
+        "label": shard.label,
+        "largest": str(shard.sids[0]),
+        "jobs": len(shard.sids),
+        "files": shard.file_count,
+    }

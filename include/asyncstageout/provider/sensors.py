@@ -1,0 +1,69 @@
+"""The sensor of ``stageout_sense``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator
+from airflow.triggers.base import StartTriggerArgs
+
+from asyncstageout.catalogue.sensing import staged_reports
+from asyncstageout.provider.hooks import FTSHook
+from asyncstageout.provider.running import CATALOGUE_CONN_ID, catalogue
+from asyncstageout.steps.sense import sense_once
+
+TRIGGER = "asyncstageout.provider.triggers.OpenFTSJobsTrigger"
+
+
+class OpenFTSJobsSensor(BaseSensorOperator):
+    """Wait until files of open FTS jobs have ended, and stage what FTS said about them.
+
+    Deferrable from the start: it lives in the triggerer alone (a tenth of a worker task's cost) and ends
+    there. With ``deferrable=False`` it pokes from a worker.
+
+    :param catalogue_conn_id: connection of type ``postgres``.
+    :param fts_conn_id: connection of type ``fts3``.
+    :param shift_s: longest time of one watch.
+    :param linger_s: how long the first news wait for others.
+    """
+
+    template_fields = ()
+    start_from_trigger = True
+    ui_color = "#e6f1f2"
+
+    def __init__(
+        self,
+        *,
+        catalogue_conn_id: str = CATALOGUE_CONN_ID,
+        fts_conn_id: str = FTSHook.default_conn_name,
+        shift_s: float = 600.0,
+        linger_s: float = 1.0,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.catalogue_conn_id = catalogue_conn_id
+        self.fts_conn_id = fts_conn_id
+        self.start_from_trigger = deferrable
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls=TRIGGER,
+            trigger_kwargs={
+                "catalogue_conn_id": catalogue_conn_id,
+                "fts_conn_id": fts_conn_id,
+                "shift_s": shift_s,
+                "linger_s": linger_s,
+            },
+            next_method="execute_complete",
+            # A trigger without a timeout whose arguments cannot be decoded hangs for ever.
+            timeout=timedelta(seconds=2 * shift_s + 60),
+        )
+
+    def poke(self, context: Any) -> bool:  # noqa: ARG002 - Airflow's signature
+        with catalogue(self.catalogue_conn_id) as conn, FTSHook(self.fts_conn_id).get_conn() as client:
+            sense_once(conn, client, now=datetime.now(UTC))
+            return staged_reports(conn) > 0
+
+    def execute_complete(self, context: Any, event: Any) -> Any:  # noqa: ARG002 - Airflow's signature
+        """Take the event of a trigger that could not end the task itself."""
+        return event

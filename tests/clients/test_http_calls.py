@@ -36,7 +36,8 @@ HTML_500 = Reply(500, b"<html><head><title>500 Internal</title></head><h1>Intern
 JSON_500 = Reply(500, b'{"status": "500 Internal Server Error", "message": "internal error"}')
 ANON = b'{"user_dn": "anon", "vos": [], "delegation_id": null, "method": "unauthenticated"}'
 OK = Reply(200, ANON)
-BRISK = Patience(connect_s=2, read_s=0.2, tries=3, deadline_s=60)
+BRISK = Patience(tries=3, deadline_s=600)
+"""Waits for what will come, however busy the machine is; nothing here sleeps."""
 
 
 def _client(
@@ -63,9 +64,8 @@ def _free_port() -> int:
         Reply(429),
         Reply(instead="reset"),
         Reply(200, ANON, instead="cut"),
-        Reply(instead="silence"),
     ],
-    ids=["html-500", "502", "503-json", "504-empty", "429", "reset", "cut", "silence"],
+    ids=["html-500", "502", "503-json", "504-empty", "429", "reset", "cut"],
 )
 def test_what_passes_is_tried_again(trouble: Reply) -> None:
     slept: list[float] = []
@@ -145,16 +145,25 @@ def test_retry_after_is_honoured_and_capped(header: str, at_least_s: float, at_m
     assert at_least_s <= slept[0] <= at_most_s
 
 
-@pytest.mark.parametrize("how", ["reset", "silence"])
-def test_a_lost_answer_may_have_been_delivered(how: str) -> None:
-    lost = Reply(instead="reset" if how == "reset" else "silence")
+@pytest.mark.parametrize(
+    ("lost", "patience"),
+    [
+        (Reply(instead="reset"), BRISK),
+        (Reply(200, ANON, instead="cut"), BRISK),
+        (Reply(instead="silence"), Patience(read_s=0.05, tries=3)),
+    ],
+    ids=["reset", "cut", "silence"],
+)
+def test_a_lost_answer_may_have_been_delivered(lost: Reply, patience: Patience) -> None:
+    slept: list[float] = []
     with (
         answering(in_turn(lost)) as server,
-        _client(server.url) as client,
+        _client(server.url, slept, patience=patience) as client,
         pytest.raises(Unreachable) as caught,
     ):
         client.whoami()
     assert caught.value.maybe_delivered
+    assert len(slept) == 2
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
@@ -276,7 +285,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "fts.example.org.pem")
     context.load_verify_locations(folder / "ca.pem")
-    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_mode = ssl.CERT_REQUIRED
     return Authority(folder / "ca.pem", context, folder / "alice.pem")
 
 
@@ -337,7 +346,11 @@ def test_connect_to_leaves_the_name_everywhere_else(authority: Authority, sni: l
 
 def test_a_connection_is_used_again(authority: Authority, sni: list[str | None]) -> None:
     with answering(in_turn(OK), authority.server) as server:
-        access = Access(ca=str(authority.ca_file), connect_to={"fts.example.org": server.address})
+        access = Access(
+            ca=str(authority.ca_file),
+            cert_file=str(authority.client_file),
+            connect_to={"fts.example.org": server.address},
+        )
         with _client("https://fts.example.org", access=access) as client:
             client.whoami()
             client.whoami()

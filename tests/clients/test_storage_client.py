@@ -28,7 +28,7 @@ from clients.answering import AnsweringServer, Asked, Reply, answering, in_turn
 
 MODIFIED = "Sun, 22 Nov 2026 08:37:20 GMT"
 MODIFIED_AT = datetime(2026, 11, 22, 8, 37, 20, tzinfo=UTC)
-TWICE = Patience(tries=2, read_s=2)
+TWICE = Patience(tries=2)
 
 
 class Storage:

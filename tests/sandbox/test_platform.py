@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -44,15 +44,23 @@ def test_a_taken_port_is_replaced_and_remembered(
         taken: int = squatter.getsockname()[1]
         write_private(home.ports_file, json.dumps(asdict(Ports(api_server=taken)) | {"gone_since": 1}))
         monkeypatch.setenv("ASO_HOME", str(home.home))
-        chosen = Layout.load().with_free_ports()
-    assert chosen.ports.api_server != taken
+        with Layout.load().with_claimed_ports() as chosen:
+            assert chosen.ports.api_server != taken
     assert Layout.load().ports == chosen.ports
 
 
-def test_ports_are_never_given_twice() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="claims are sockets in Linux's abstract namespace")
+def test_two_platforms_never_choose_the_same_port(home: Layout, tmp_path: Path) -> None:
     port = layout.free_port()
-    chosen = asdict(Ports(api_server=port, postgres=port, sites=port).freed())
-    assert len(set(chosen.values())) == len(chosen)
+    wishes = Ports(api_server=port, postgres=port, sites=port)
+    other = Layout(tmp_path / "other", tmp_path, wishes)
+    other.prepare()
+    with replace(home, ports=wishes).with_claimed_ports() as one, other.with_claimed_ports() as two:
+        ports = [*asdict(one.ports).values(), *asdict(two.ports).values()]
+    assert one.ports.api_server == port
+    assert len(set(ports)) == len(ports)
+    with other.with_claimed_ports() as again:
+        assert again.ports.api_server == port
 
 
 def test_only_the_home_itself_is_readable(home: Layout) -> None:

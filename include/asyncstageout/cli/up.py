@@ -199,7 +199,7 @@ def _table(seen: PlatformStatus) -> Table:
             str(service.port or ""),
             str(service.restarts or ""),
             f"{children.memory_bytes(service.pid) / 1e6:.0f} MB" if service.pid else "",
-            str(service.log),
+            f"{service.log.parent.name}/{service.log.name}",
         )
     return table
 

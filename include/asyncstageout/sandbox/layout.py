@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Collection
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -23,16 +25,6 @@ class Ports:
     fts_monitor: int = 8449
     worker_logs: int = 8793
     trigger_logs: int = 8794
-
-    def freed(self) -> Ports:
-        """Return the same ports, with a free one in the place of each that somebody else listens on."""
-        taken: set[int] = set()
-        chosen: dict[str, int] = {}
-        for name, wanted in asdict(self).items():
-            port = wanted if wanted not in taken and is_free(wanted) else free_port(taken)
-            taken.add(port)
-            chosen[name] = port
-        return Ports(**chosen)
 
 
 @dataclass(frozen=True)
@@ -107,11 +99,15 @@ class Layout:
         for folder in self.folders:
             folder.mkdir(exist_ok=True, mode=0o700)
 
-    def with_free_ports(self) -> Layout:
-        """Choose free ports and remember them for everyone who loads this layout later."""
-        chosen = self.ports.freed()
-        write_private(self.ports_file, json.dumps(asdict(chosen)))
-        return replace(self, ports=chosen)
+    @contextmanager
+    def with_claimed_ports(self) -> Iterator[Layout]:
+        """Choose ports that nobody uses or has claimed, hold them, and remember them for later loads."""
+        with ExitStack() as claims:
+            chosen: dict[str, int] = {}
+            for name, wanted in asdict(self.ports).items():
+                chosen[name] = next(port for port in _candidates(wanted) if _is_ours(port, claims))
+            write_private(self.ports_file, json.dumps(chosen))
+            yield replace(self, ports=Ports(**chosen))
 
 
 def project_root() -> Path:
@@ -133,14 +129,35 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port(besides: Collection[int] = ()) -> int:
+def free_port() -> int:
     """Return a port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _candidates(wanted: int) -> Iterator[int]:
+    yield wanted
     while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
-        if port not in besides:
-            return port
+        yield free_port()
+
+
+def _is_ours(port: int, claims: ExitStack) -> bool:
+    """Claim a free port for as long as ``claims`` is open.
+
+    A server listens seconds after its port was chosen; another platform that starts meanwhile must not choose
+    it too. The claim is a socket in Linux's abstract namespace: the kernel drops it with its owner.
+    """
+    if not is_free(port):
+        return False
+    if sys.platform == "linux":
+        claim = claims.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            claim.bind(f"\0asyncstageout-port-{port}")
+        except OSError:
+            return False
+    return True
 
 
 def write_private(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -299,9 +300,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     layout = Layout.load()
     layout.prepare()
-    with sole_supervisor(layout.lock_file):
+    with sole_supervisor(layout.lock_file), ExitStack() as held:
         end_leftovers(read_status(layout.state_file))
-        layout = layout.with_free_ports()
+        layout = held.enter_context(layout.with_claimed_ports())
         _rotate(layout.logs)
         services = platform_services(layout)
         supervisor = Supervisor(services, state_file=layout.state_file, logs_dir=layout.logs)

@@ -144,7 +144,11 @@ def test_a_closed_parent_moves_data_and_binaries_to_a_reachable_place(
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     server = EmbeddedPostgres(closed / "postgres", 1, secrets_dir=closed)
+    server.initialise()
     assert server.data_dir.parent.parent == folder
+    assert not (closed / "postgres").exists()
+    server.delete()
+    assert not server.data_dir.parent.exists()
 
     program = closed / "pginstall18" / "bin" / "postgres"
     program.parent.mkdir(parents=True)

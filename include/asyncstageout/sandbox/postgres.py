@@ -85,6 +85,7 @@ class EmbeddedPostgres:
     ) -> None:
         self._account = _unprivileged_account()
         self.data_dir = _placed(data_dir, self._account)
+        self._is_placed = self.data_dir != data_dir.absolute()
         self.port = port
         self._secrets_dir = secrets_dir
         self._settings = (
@@ -186,9 +187,7 @@ class EmbeddedPostgres:
 
     def delete(self) -> None:
         """Delete the cluster and all its data. It must be stopped."""
-        shutil.rmtree(self.data_dir, ignore_errors=True)
-        if self.data_dir.parent.parent == REACHABLE_PLACE and not any(self.data_dir.parent.iterdir()):
-            self.data_dir.parent.rmdir()
+        shutil.rmtree(self.data_dir.parent if self._is_placed else self.data_dir, ignore_errors=True)
 
     def create_owned_databases(self, names: Iterable[str]) -> None:
         """Make a role and a database of each name, closed to other roles. What exists stays as it is."""
@@ -210,6 +209,8 @@ class EmbeddedPostgres:
             raise PostgresUnavailable(self.data_dir, f"could not be made: {done.stderr.strip()}")
 
     def _make_owned_dir(self, path: Path) -> None:
+        if self._is_placed:
+            _make_place(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
         self._give(path)
@@ -297,6 +298,7 @@ def _lets_through(folder: Path) -> bool:
 
 def _copied(installed: Path) -> Path:
     copy = _own_place(installed) / installed.name
+    _make_place(copy.parent)
     if not copy.exists():
         fresh = copy.with_name(f"{copy.name}.{os.getpid()}")
         shutil.copytree(installed, fresh, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
@@ -306,13 +308,16 @@ def _copied(installed: Path) -> Path:
 
 
 def _own_place(path: Path) -> Path:
-    """Return a folder of root's in a place every user reaches, the same for the same ``path``."""
-    place = REACHABLE_PLACE / f"aso-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    """Return a folder where every user can come, always the same for the same ``path``."""
+    return REACHABLE_PLACE / f"aso-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+
+
+def _make_place(place: Path) -> None:
+    """Make a folder of ours in a place where everybody may write: somebody else's is not used."""
     place.mkdir(mode=0o711, exist_ok=True)
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise PostgresUnavailable(path, f"cannot use {place}: it belongs to somebody else. Remove it")
-    return place
+        raise PostgresUnavailable(place, "cannot live there: the folder belongs to somebody else. Remove it")
 
 
 def _create_role(connection: psycopg.Connection[Any], name: str, password: str) -> None:

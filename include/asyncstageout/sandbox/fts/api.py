@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
 from pydantic import ValidationError
@@ -34,6 +35,8 @@ from asyncstageout.sandbox.fts.records import (
 from asyncstageout.sandbox.fts.refusals import INTERNAL_ERROR, NOT_ALLOWED, NOT_FOUND, Refused
 from asyncstageout.sandbox.fts.submission import Rules, build_job
 from asyncstageout.sandbox.serving import peer_of
+
+T = TypeVar("T")
 
 MAX_PATH_CHARS = 4045
 """109 job ids fit. The front answers a longer path with an HTML 404 (a file name of more than PATH_MAX)."""
@@ -111,6 +114,22 @@ class Pulse:
     def soon(self) -> None:
         """Tick soon."""
         self._after(SHORTEST_SLEEP_S)
+
+    def call(self, act: Callable[[], T], deadline_s: float = 20) -> T:
+        """Do something on the engine's own thread, from another one, and return its result."""
+        result: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(act())
+            except BaseException as error:
+                result.set_exception(error)
+                raise
+
+        if self._loop is None:
+            raise RuntimeError("the service does not run")
+        self._loop.call_soon_threadsafe(run)
+        return result.result(deadline_s)
 
     def from_thread(self, report: Callable[..., None], *args: object) -> None:
         """Pass what a copying thread reports to the loop; after the end nobody wants to know."""

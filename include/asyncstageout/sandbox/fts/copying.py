@@ -140,9 +140,11 @@ class _Copy:
     def run(self) -> None:
         order = self._order
         self._go_on()
-        source_sum = self._look_at_source() if order.checks else None
-        self._reports.copy_started(order.file_id, order.try_number, self.size_bytes)
+        self._reports.copy_started(order.file_id, order.try_number, 0)
+        source_sum = None
         if order.checks:
+            source_sum = self._look_at_source()
+            self._reports.copy_started(order.file_id, order.try_number, self.size_bytes)
             self._look_at_destination()
         self._transfer()
         if order.checks:

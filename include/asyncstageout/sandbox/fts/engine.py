@@ -316,14 +316,17 @@ class Engine:
     # -- what copies report ------------------------------------------------------------------------
 
     def copy_started(self, file_id: int, try_number: int, size_bytes: int) -> None:
-        """Learn that a copy began (READY to ACTIVE)."""
+        """Learn that a copy began (READY to ACTIVE), or of one that did, how large its file is."""
         running = self._running.get(file_id)
-        if running is None or running.file.tries != try_number or running.file.file_state != "READY":
+        if running is None or running.file.tries != try_number:
             return
         file = running.file
+        file.filesize = size_bytes
+        if file.file_state != "READY":
+            return
         file.start_time = wire_time(self.now_s)
         file.finish_time, file.reason, file.throughput, file.pid = None, "", 0.0, 10_000 + file_id % 50_000
-        file.filesize, file.log_debug = size_bytes, 0
+        file.log_debug = 0
         file.internal_file_params = f"nostreams:0,timeout:{600 + 2 * (size_bytes >> 20) + 1},buffersize:0"
         self._move(running.job, file, "ACTIVE")
 
@@ -340,6 +343,7 @@ class Engine:
             self._log.end(job, file, copied)
         if running.real:
             self.flush()  # bytes may be at the destination: a restart must know
+        self.on_change(job, file)
 
     def _judge(self, job: Job, file: File, copied: Copied) -> None:
         file.filesize, file.tx_duration, file.interrupted = copied.size_bytes, copied.duration_s, False
@@ -541,6 +545,11 @@ class Engine:
     def archived(self, job_id: str) -> dict[str, Any] | None:
         """Return a job from the archive."""
         return self._journal.archived(job_id)
+
+    @property
+    def running_real(self) -> int:
+        """Copies of bytes under way."""
+        return sum(running.real for running in self._running.values())
 
     def links(self) -> dict[Link, int]:
         """Return the copies that run on each link that ever had one."""

@@ -65,6 +65,8 @@ class SandboxFTS:
         )
         self.delegations = Delegations(self._journal, required=options.require_delegation)
         pulse = Pulse(self.engine)
+        self.call = pulse.call
+        """Do something on the engine's own thread, while the application is served."""
         self._copier = _copier(options, _Relay(self.engine, pulse)) if options.with_bytes else None
         self.engine.copier = self._copier
         identities = Identities(options.vo, options.gridmap, options.root_dns)

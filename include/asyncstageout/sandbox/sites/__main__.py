@@ -29,7 +29,6 @@ def main() -> None:
     add("--no-parents", action="store_true", help="a PUT into a missing folder is a 409")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    args.root.mkdir(parents=True, exist_ok=True)
     sites = Sites.found(args.root, args.sites_file)
     storage = Storage(sites, Faults(path=args.faults), makes_parents=not args.no_parents)
     logger.info("%d sites listen on https://%s:%d", len(sites.names), args.host, args.port)

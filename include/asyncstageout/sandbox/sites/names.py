@@ -35,18 +35,22 @@ class BadPath(ValueError):
 class Sites:
     """The sites under one root; each is a folder of its own name."""
 
-    def __init__(self, root: Path, names: Iterable[str]) -> None:
+    def __init__(self, root: Path, names: Iterable[str] | None = None) -> None:
+        """Without ``names``, every folder is a site, also one that is made later."""
+        root.mkdir(parents=True, exist_ok=True)
         self.root = root.resolve()
-        self._by_host = {site_host(name): name for name in names}
+        self._follows_folders = names is None
+        self._by_host = {site_host(name): name for name in names or self._folders()}
         for name in self._by_host.values():
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            (self.root / name).mkdir(exist_ok=True)
 
     @classmethod
     def found(cls, root: Path, sites_file: Path | None = None) -> Sites:
         """Take the names from a JSON file (a list, or an object's keys), or else from the folders."""
-        if sites_file:
-            return cls(root, json.loads(sites_file.read_text()))
-        return cls(root, sorted(path.name for path in root.iterdir() if path.is_dir()))
+        return cls(root, json.loads(sites_file.read_text()) if sites_file else None)
+
+    def _folders(self) -> list[str]:
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir())
 
     @property
     def names(self) -> list[str]:
@@ -54,7 +58,10 @@ class Sites:
 
     def at(self, host: str) -> str | None:
         """Return the site behind a ``Host`` header, if there is one."""
-        return self._by_host.get(host.partition(":")[0].lower())
+        name = host.partition(":")[0].lower()
+        if name not in self._by_host and self._follows_folders:
+            self._by_host = {site_host(folder): folder for folder in self._folders()}
+        return self._by_host.get(name)
 
     def file(self, site: str, path: str) -> Path:
         """Return the file of a site's path.

@@ -20,10 +20,10 @@ from asyncstageout.sandbox.days import (
     SITES,
     Day,
     DayFile,
-    site_prefix,
     write_files,
 )
 from asyncstageout.sandbox.filling import BLOCK_BYTES, HEADER_BYTES, Filling
+from asyncstageout.sandbox.sites.names import site_host
 
 DAYS = st.builds(
     Day,
@@ -141,7 +141,7 @@ def test_all_sites_have_legal_names_and_hosts() -> None:
     assert len(SITES) == 60
     for site in SITES:
         check_site(site)
-    assert len({site_prefix(site, 1) for site in SITES}) == len(SITES)
+    assert len({site_host(site) for site in SITES}) == len(SITES)
     check_lfn("/store/temp/user/abianchi.0/x_1.root")
 
 

@@ -226,7 +226,7 @@ def write_files(
     files: Sequence[DayFile],
     filling: Filling,
     sites_root: Path,
-    on_written: Callable[[int], None] = lambda _: None,
+    on_written: Callable[[int], object] = lambda _: None,
 ) -> int:
     """Leave each file at its source as its job would have; return how many bytes that were.
 
@@ -250,15 +250,6 @@ def write_files(
 def site_path(site: str, lfn: str) -> Path:
     """Return where a sandbox site keeps an LFN, below the folder of all sites."""
     return Path(site, lfn.lstrip("/"))
-
-
-def site_prefix(site: str, port: int) -> str:
-    """Return what stands before every LFN in the PFNs of a sandbox site.
-
-    >>> site_prefix("T2_UK_London_IC", 8443)
-    'davs://t2-uk-london-ic.sandbox.test:8443'
-    """
-    return f"davs://{site.lower().replace('_', '-')}.sandbox.test:{port}"
 
 
 def _request(output: _Output, adler32: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Service:
     port: int | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     ready_timeout_s: float = 180.0
-    stop_timeout_s: float = 20.0
+    stop_timeout_s: float = 10.0
 
 
 def platform_services(layout: Layout) -> list[Service]:

@@ -79,17 +79,17 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 
-def _text(description: str, pattern: str | None = None) -> Param:
-    return Param(
-        None, type=["null", "string"], description=description, section="Only these", pattern=pattern
-    )
+def _only(description: str, **schema: str) -> Param:
+    return Param(None, type=["null", "string"], description=description, section="Only these", **schema)
 
+
+SITE_NAME = r"^T[0-3]_[A-Z]{2}_\w+$"
 
 PARAMS = {
-    "username": _text("Files of one user (CERN account)."),
-    "task": _text("Files of one task (CRAB workflow name)."),
-    "source": _text("Files at one site, such as T2_IT_Bari.", r"^T[0-3]_[A-Z]{2}_\w+$"),
-    "destination": _text("Files for one site, such as T2_CH_CERN.", r"^T[0-3]_[A-Z]{2}_\w+$"),
+    "username": _only("Files of one user (CERN account)."),
+    "task": _only("Files of one task (CRAB workflow name)."),
+    "source": _only("Files at one site, such as T2_IT_Bari.", pattern=SITE_NAME),
+    "destination": _only("Files for one site, such as T2_CH_CERN.", pattern=SITE_NAME),
     "created_from": Param(
         None,
         type=["null", "string"],
@@ -139,8 +139,8 @@ def stageout_transfer() -> None:
 
         return cycle.collect(get_current_context())
 
-    @task(multiple_outputs=True)
-    def group() -> dict[str, Any]:
+    @task
+    def group() -> list[dict[str, Any]]:
         from asyncstageout.provider import cycle
 
         return cycle.group(get_current_context(), fts_server=FTS_SERVER)
@@ -154,7 +154,7 @@ def stageout_transfer() -> None:
     planned = group()
     submit = SubmitFTSJobsOperator.partial(
         task_id="submit", fts_conn_id=FTS_SERVER, map_index_template="{{ shard_label }}"
-    ).expand(shard=planned["shards"])
+    ).expand(shard=planned)
     collect() >> planned
     submit >> summarise()
 

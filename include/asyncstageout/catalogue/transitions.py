@@ -40,7 +40,7 @@ _APPLY = """
 WITH move AS (
     SELECT * FROM unnest(
         %(ids)s::bigint[], %(jobs)s::uuid[], %(states)s::transfer_state[], %(dues)s::timestamptz[],
-        %(file_ids)s::bigint[], %(finished)s::timestamptz[], %(categories)s::text[], %(codes)s::smallint[],
+        %(file_ids)s::bigint[], %(finished)s::timestamptz[], %(categories)s::text[], %(codes)s::integer[],
         %(scopes)s::text[], %(errnos)s::integer[], %(reasons)s::text[]
     ) AS m(id, fts_job, to_state, due_at, fts_file_id, fts_finished_at, category, code, scope, errno, reason)
 ), target AS (

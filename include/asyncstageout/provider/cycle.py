@@ -38,8 +38,8 @@ def collect(context: Context) -> XCom:
     return summary.as_xcom() if summary.counts.get("links", 1) or summary.counts["adopted_jobs"] else {}
 
 
-def group(context: Context, *, fts_server: str) -> XCom:
-    """Return the summary, and ``shards``: what each submit task is given."""
+def group(context: Context, *, fts_server: str) -> list[XCom]:
+    """Return what each submit task is given (Airflow maps over nothing else); the summary is beside it."""
     shards: list[XCom] = []
 
     def step(conn: Connection, step_run: int) -> Summary:
@@ -48,7 +48,8 @@ def group(context: Context, *, fts_server: str) -> XCom:
         shards.extend(_shard(cycle, number, shard) for number, shard in enumerate(packed))
         return summary
 
-    return run_step(context, step).as_xcom() | {"shards": shards}
+    context["ti"].xcom_push("summary", run_step(context, step).as_xcom())
+    return shards
 
 
 def summarise(context: Context) -> XCom:

@@ -67,7 +67,7 @@ class OpenFTSJobsTrigger(BaseTrigger):
         linger_s: float = 1.0,
         pause_s: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.catalogue_conn_id = catalogue_conn_id
         self.fts_conn_id = fts_conn_id
         self.shift_s = shift_s
@@ -144,7 +144,7 @@ class PendingFilesTrigger(BaseEventTrigger):
     """
 
     def __init__(self, catalogue_conn_id: str, quiet_s: float = 3.0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.catalogue_conn_id = catalogue_conn_id
         self.quiet_s = quiet_s
 

@@ -150,7 +150,7 @@ CREATE TABLE transfer (
     fts_job         uuid,
     fts_file_id     bigint,
     failure_category text,
-    failure_code    smallint,
+    failure_code    integer,
     failure_scope   text,
     failure_errno   integer,
     failure_reason  text,

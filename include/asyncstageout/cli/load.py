@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.catalogue.sites import put_sites, site_prefixes
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.cli import Advice, app, console
@@ -115,6 +116,8 @@ def load(
 def load_requests(conn: Connection, lines: Iterable[Line], actor: Actor) -> Loaded:
     """Take requests in, in batches of 10,000, as one step on record."""
     loaded = Loaded()
+    # Before the first event of the day: it would lie in the default partition and be in the way of the day's.
+    ensure_partitions(conn, datetime.now(UTC).date())
 
     def take_all(step_run: int) -> Summary:
         remaining = iter(lines)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,26 @@ def test_secrets_come_from_the_environment_and_have_no_default() -> None:
         "AIRFLOW_CONN_FTS3_DEFAULT",
         "AIRFLOW_PORT",
     }
+
+
+def test_the_default_connection_is_one_that_airflow_reads(tmp_path: Path) -> None:
+    wanted = SERVICES["scheduler"]["environment"]["AIRFLOW_CONN_FTS3_DEFAULT"]
+    uri = wanted.removeprefix("${AIRFLOW_CONN_FTS3_DEFAULT:-").removesuffix("}")
+    script = (
+        "import sys; from airflow.sdk import Connection as C; c = C.from_uri(sys.argv[1], conn_id='x');"
+        "print(c.conn_type, c.host, c.port, c.schema, *sorted(c.extra_dejson), c.extra_dejson['monitor_url'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, uri],
+        env=os.environ | {"AIRFLOW_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1].split() == [
+        *("fts3", "fts", "8446", "https", "ca_file", "cert_file", "key_file", "monitor_url", "vo"),
+        "http://localhost:8449/fts3/ftsmon",
+    ]
 
 
 def test_ports_are_open_on_this_machine_only() -> None:

@@ -112,11 +112,15 @@ def test_a_report_of_the_file_that_exists(at: Bench, sites: SiteBench) -> None:
     ("verify", "checksum", "reason"),
     [
         ("source", "deadbeef", f"SOURCE {MISMATCH} Source and user-defined {DIFFER} ({SUM} != deadbeef)"),
-        ("target", "deadbeef", f"DESTINATION {MISMATCH} User-defined and destination {DIFFER} (deadbeef != {SUM})"),
+        (
+            "target",
+            "deadbeef",
+            f"DESTINATION {MISMATCH} User-defined and destination {DIFFER} (deadbeef != {SUM})",
+        ),
         ("none", "deadbeef", ""),
         ("both", SUM.upper(), ""),
     ],
-)  # fmt: skip
+)
 def test_checksums(at: Bench, sites: SiteBench, verify: str, checksum: str, reason: str) -> None:
     sites.put("T2_IT_Bari", "/store/temp/user/f", CONTENT)
     ended = outcome(at, pair(checksum=f"ADLER32:{checksum}"), verify_checksum=verify, retry=3)

@@ -1,0 +1,217 @@
+"""Who is next: users take turns, priorities count, limits hold, and no file is taken twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from psycopg import Connection
+
+from asyncstageout.catalogue.claims import (
+    _TAKE,
+    LinkView,
+    _filters,
+    links_with_work,
+    redrive_failed,
+    room_on,
+    take,
+    waiting_files,
+)
+from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_cycle
+from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.failures import classify
+from asyncstageout.core.planning import SHARE, Link
+from asyncstageout.core.policies import LinkPolicy
+from asyncstageout.core.states import TransferState
+from asyncstageout.steps.group import group
+
+from .conftest import Add, Plan, assert_audited, new_cycle, record, states
+
+LINK = Link("T2_IT_Bari", "T2_CH_CERN")
+ANY = CycleParams()
+
+
+def users_of(conn: Connection, ids: list[int]) -> Counter[str]:
+    rows = conn.execute("SELECT username FROM transfer WHERE id = ANY(%s)", (ids,))
+    return Counter(username for (username,) in rows)
+
+
+def taken(conn: Connection, room: int, params: CycleParams = ANY) -> list[int]:
+    with conn.transaction(force_rollback=True):
+        return [file.transfer_id for file in take(conn, params, {LINK: room})]
+
+
+def test_a_user_with_many_files_does_not_hold_back_one_with_three(conn: Connection, add: Add) -> None:
+    add(*(record(number) for number in range(2000)))
+    add(*(record(number, username="bob") for number in range(3)))
+    ids = taken(conn, 10)
+    assert users_of(conn, ids) == {"alice": 7, "bob": 3}
+    # Turns, not a block: bob's files are among the first six.
+    assert users_of(conn, ids[:6]) == {"alice": 3, "bob": 3}
+
+
+def test_three_busy_users_get_equal_shares(conn: Connection, add: Add) -> None:
+    for user in ("alice", "bob", "carol"):
+        add(*(record(number, username=user) for number in range(100)))
+    assert users_of(conn, taken(conn, 90)) == {"alice": 30, "bob": 30, "carol": 30}
+
+
+def test_priority_gives_a_larger_share_and_starves_nobody(conn: Connection, add: Add) -> None:
+    add(*(record(number, priority=5) for number in range(100)))
+    add(*(record(number, username="bob", priority=3) for number in range(100)))
+    shares = users_of(conn, taken(conn, 50))
+    assert shares["alice"] == 40
+    assert shares["bob"] == 10
+    assert SHARE[5] / SHARE[3] == 4
+
+
+def test_a_users_own_files_go_by_priority_then_age(conn: Connection, add: Add) -> None:
+    add(record(1, priority=2), record(2), record(3), record(4, priority=5))
+    rows = conn.execute("SELECT id FROM transfer ORDER BY priority DESC, id").fetchall()
+    assert taken(conn, 10) == [row[0] for row in rows]
+
+
+def test_what_is_not_due_waits(conn: Connection, add: Add) -> None:
+    add(record(1), record(2))
+    conn.execute("UPDATE transfer SET due_at = now() + interval '1 hour' WHERE size_bytes = 1001")
+    assert len(taken(conn, 10)) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "count"),
+    [
+        ({}, 4),
+        ({"username": "bob"}, 1),
+        ({"task": "261122_alice_task"}, 3),
+        ({"source": "T2_US_MIT"}, 1),
+        ({"destination": "T2_CH_CERN"}, 4),
+        ({"username": "nobody"}, 0),
+        ({"limit": 2}, 2),
+        ({"created_to": datetime(2026, 1, 1, tzinfo=UTC)}, 0),
+        ({"created_from": datetime(2026, 1, 1, tzinfo=UTC)}, 4),
+    ],
+)
+def test_the_form_narrows_what_is_taken(
+    conn: Connection, add: Add, plan: Plan, params: dict[str, object], count: int
+) -> None:
+    add(record(1), record(2), record(3, source="T2_US_MIT"), record(4, username="bob"))
+    assert sum(len(job.transfer_ids) for job in plan(**params)) == count
+
+
+def test_links_show_their_users_and_what_flies(conn: Connection, add: Add, submitted: Plan) -> None:
+    add(record(1), record(2))
+    submitted()
+    add(record(3), record(4, username="bob"), record(5, destination="T1_DE_KIT"))
+    assert links_with_work(conn, ANY) == [
+        LinkView(Link("T2_IT_Bari", "T1_DE_KIT"), users=1, in_flight=0),
+        LinkView(LINK, users=2, in_flight=2),
+    ]
+    assert waiting_files(conn, LINK) == 2
+    assert waiting_files(conn, LINK, at_most=1) == 1
+
+
+def test_room_follows_the_policy() -> None:
+    view = LinkView(LINK, users=1, in_flight=70)
+    assert room_on(view, LinkPolicy(max_files_in_flight=100)) == 30
+    assert room_on(view, LinkPolicy(max_files_in_flight=50)) == 0
+    assert room_on(view, LinkPolicy(paused="disk full")) == 0
+
+
+def test_one_job_per_kind_and_size(conn: Connection, add: Add, plan: Plan) -> None:
+    add(*(record(number) for number in range(5)), record(9, priority=5), record(10, activity="Analysis"))
+    jobs = plan(files_per_job=2)
+    assert sorted(len(job.transfer_ids) for job in jobs) == [1, 1, 1, 2, 2]
+    assert states(conn) == {"ACQUIRED": 7}
+    assert_audited(conn)
+
+
+def test_cycles_at_the_same_moment_never_take_the_same_file(
+    conn: Connection, add: Add, catalogue_url: str, step: int
+) -> None:
+    add(*(record(number, username=user) for user in ("alice", "bob") for number in range(300)))
+
+    def one_cycle(number: int) -> None:
+        with connect(catalogue_url) as own:
+            cycle = open_cycle(own, "stageout_transfer", f"run_{number}", CycleParams(limit=150))
+            group(own, cycle, fts_server="fts", step_run=step)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(one_cycle, range(6)))
+    rows = conn.execute("SELECT unnest(transfer_ids) FROM fts_job").fetchall()
+    assert len(rows) == len(set(rows)) == 600
+    assert states(conn) == {"ACQUIRED": 600}
+    assert_audited(conn)
+
+
+def test_a_row_that_somebody_else_holds_is_left_alone(conn: Connection, add: Add, catalogue_url: str) -> None:
+    add(record(1), record(2))
+    with connect(catalogue_url) as other, other.transaction():
+        other.execute("SELECT FROM transfer WHERE size_bytes = 1001 FOR UPDATE")
+        assert len(taken(conn, 10)) == 1
+
+
+def test_a_cycle_is_one_per_run_and_keeps_its_form(conn: Connection) -> None:
+    first = open_cycle(conn, "d", "r", CycleParams(limit=5))
+    again = open_cycle(conn, "d", "r", CycleParams(limit=9))
+    assert first == again
+    end_stage(conn, first.cycle_id, "grouped")
+    marked = open_cycle(conn, "d", "r", CycleParams())
+    end_stage(conn, first.cycle_id, "grouped")
+    assert open_cycle(conn, "d", "r", CycleParams()).grouped_at == marked.grouped_at is not None
+
+
+def test_a_backfill_drives_failed_files_of_its_window_again(
+    conn: Connection, add: Add, submitted: Plan, step: int
+) -> None:
+    add(record(1), record(2))
+    (job,) = submitted()
+    failure = classify("TRANSFER [5] HTTP 507")
+    apply_moves(
+        conn, [Move(number, job.sid, TransferState.FAILED, failure) for number in job.transfer_ids], step
+    )
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    before = CycleParams(created_from=now - 2 * hour, created_to=now - hour)
+    assert redrive_failed(conn, before, step) == 0
+    window = CycleParams(created_from=now - hour, created_to=now + hour)
+    assert redrive_failed(conn, window, step) == 2
+    assert states(conn) == {"NEW": 2}
+    assert_audited(conn)
+
+
+def test_taking_costs_the_same_however_long_the_queue(conn: Connection, add: Add, step: int) -> None:
+    """The plan reads a bounded number of rows: no sequential scan, no sort of the queue."""
+    add(record(0), record(1, username="bob"))
+    conn.execute(
+        """
+        INSERT INTO transfer (request_id, task_id, username, source, destination, source_lfn, destination_lfn,
+            size_bytes)
+        SELECT username || n, task_id, username, source, destination, source_lfn || n, destination_lfn || n, 1
+        FROM transfer, generate_series(1, 20000) n
+        """
+    )
+    conn.execute("ANALYZE transfer")
+    arguments = _filters(ANY) | {
+        "sources": [LINK.source],
+        "destinations": [LINK.destination],
+        "rooms": [100],
+        "priorities": list(SHARE),
+        "weights": list(SHARE.values()),
+    }
+    (plan,) = conn.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_TAKE}", arguments).fetchone() or ([],)
+    blocks = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+    assert blocks < 2000, f"taking 100 of 40,000 waiting files touched {blocks} blocks"
+
+
+def test_dry_run_writes_nothing(conn: Connection, add: Add, step: int) -> None:
+    add(record(1), record(2))
+    cycle = new_cycle(conn, dry_run=True)
+    summary, shards = group(conn, cycle, fts_server="fts", step_run=step, new_sid=uuid4)
+    assert summary.sentence == "Would plan 1 FTS jobs, 2 files, 2.0 kB on 1 links"
+    assert shards == []
+    assert states(conn) == {"NEW": 2}
+    assert conn.execute("SELECT count(*) FROM fts_job").fetchone() == (0,)

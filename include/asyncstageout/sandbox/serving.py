@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Scope
@@ -33,7 +33,8 @@ _SHORT = {
     "localityName": "L",
     "userId": "UID",
 }
-_PROXY_CN = re.compile(r"/CN=(\d+|proxy|limited proxy)\Z")
+_PROXY_CN = re.compile(r"(/CN=.+)/CN=(\d+|proxy|limited proxy)\Z")
+"""Of a proxy; a name before it is the person's own, which may be a number too (CERN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def certificate_dns(cert: dict[str, Any] | None) -> tuple[str, ...]:
         return (subject,)
     person = subject
     while _PROXY_CN.search(person):
-        person = _PROXY_CN.sub("", person)
+        person = _PROXY_CN.sub(r"\1", person)
     return (person, subject)
 
 
@@ -88,7 +89,7 @@ class PeerProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {"sandbox": self.peer}  # type: ignore[typeddict-item,typeddict-unknown-key]
+        cast("Scope", self.scope)["extensions"] = {"sandbox": self.peer}
 
 
 def server(app: ASGIApp, *, tls: KeyPair | None, client_ca: Path | None = None) -> uvicorn.Server:

@@ -46,8 +46,7 @@ SHORT_LIFE = timedelta(days=7)
 HTTP = {"davs": "https", "dav": "http"}
 
 CANNOT_LOOK = (
-    Advice, ServiceError, psycopg.Error, SQLAlchemyError, requests.RequestException, OSError, LookupError,
-    ValueError,
+    Advice, ServiceError, psycopg.Error, SQLAlchemyError, OSError, LookupError, ValueError,
 )  # fmt: skip
 """What looking at a broken thing raises. Anything else is a defect of the doctor."""
 
@@ -144,6 +143,8 @@ def show(result: Result) -> None:
 def _look(check: Check, patient: Surroundings) -> Finding:
     try:
         return check.look(patient)
+    except requests.RequestException as error:
+        return Finding(Level.FAILED, silence(error).cause, check.remedy)
     except CANNOT_LOOK as error:
         text = " ".join(str(error).split()) or type(error).__name__
         return Finding(Level.FAILED, f"{text[:300]}", check.remedy)

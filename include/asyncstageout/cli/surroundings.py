@@ -14,6 +14,7 @@ import requests
 from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
+from asyncstageout.cli import Advice
 from asyncstageout.cli.options import catalogue_address
 from asyncstageout.cli.up import current_status
 from asyncstageout.clients.fts3 import FTS3Client
@@ -100,7 +101,7 @@ class Surroundings:
 
         Raises:
             requests.RequestException: Airflow does not answer, or refuses the login.
-            FileNotFoundError: no token is given and there is no embedded platform.
+            Advice: no token is given and there is no embedded platform.
         """
         token = self.airflow_token or self._log_in()
         return new_session(Access(bearer=lambda: token), pool_size=1)
@@ -119,7 +120,10 @@ class Surroundings:
         return answer.json()
 
     def _log_in(self) -> str:
-        passwords = json.loads((self.layout.secrets / LOGINS_FILE).read_text())
+        logins = self.layout.secrets / LOGINS_FILE
+        if not logins.exists():
+            raise Advice("no login at Airflow is known", "Give --airflow-token, or start the platform.")
+        passwords = json.loads(logins.read_text())
         with new_session(pool_size=1) as session:
             answer = session.post(
                 f"{self.airflow_url}/auth/token",

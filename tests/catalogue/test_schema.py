@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 import psycopg
@@ -98,6 +98,20 @@ def test_an_event_lands_in_its_day(conn: Connection, add: Add) -> None:
     add(record())
     (table,) = conn.execute("SELECT tableoid::regclass::text FROM transfer_event").fetchone() or ("",)
     assert table.startswith("transfer_event_2")
+
+
+def test_what_the_default_partition_caught_moves_to_its_day(conn: Connection, add: Add) -> None:
+    now = datetime.now(UTC)
+    add(record(1))
+    assert ensure_partitions(conn, now.date() - timedelta(days=40))  # not the day that was caught
+    add(record(2))
+    assert ensure_partitions(conn, now.date())
+    add(record(3))
+    rows = conn.execute("SELECT tableoid::regclass::text, count(*) FROM transfer_event GROUP BY 1").fetchall()
+    assert rows == [(f"transfer_event_{now:%Y%m%d}", 3)]
+    assert ensure_partitions(conn, now.date()) == []
+    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+        conn.execute("DELETE FROM transfer_event")
 
 
 @pytest.mark.parametrize("change", ["UPDATE transfer_event SET reason = 'x'", "DELETE FROM transfer_event"])

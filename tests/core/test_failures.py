@@ -35,6 +35,11 @@ RECORDED = [
     ("SOURCE [2] No such file or directory", C.SOURCE_MISSING, True),
     ("DESTINATION [17] Destination file exists and overwrite is not enabled", C.DESTINATION_EXISTS, True),
     ("DESTINATION [17] Destination file exists and is on tape", C.DESTINATION_EXISTS, True),
+    (
+        "TRANSFER [5] SOURCE CHECKSUM MISMATCH Source and user-defined ADLER32 do not match (a != b)",
+        C.SOURCE_CHECKSUM,
+        True,
+    ),
     ("SOURCE [5] Source and user-defined ADLER32 checksum do not match (a != b)", C.SOURCE_CHECKSUM, True),
     ("DESTINATION [5] User-defined and destination ADLER32 checksum do not match (a != b)",
      C.DESTINATION_CHECKSUM, False),

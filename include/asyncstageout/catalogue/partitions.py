@@ -27,21 +27,43 @@ def wanted_partitions(today: date, days_ahead: int = DAYS_AHEAD) -> Iterator[tup
 
 
 def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEAD) -> list[str]:
-    """Create the partitions that are missing and return their names. Cheap when none is."""
+    """Create the partitions that are missing and return their names. Cheap when none is.
+
+    Rows that a default partition caught meanwhile move to where they belong.
+    """
     wanted = {name: (table, start, end) for table, name, start, end in wanted_partitions(today, days_ahead)}
     with conn.transaction():
         if not _missing(conn, wanted):
             return []
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         missing = _missing(conn, wanted)  # another process may have been quicker
-        for name in missing:
-            table, start, end = wanted[name]
-            conn.execute(
-                sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                    sql.Identifier(name), sql.Identifier(table), f"{start}T00:00:00Z", f"{end}T00:00:00Z"
-                )
-            )
+        for table in dict.fromkeys(wanted[name][0] for name in missing):
+            ranges = {name: wanted[name][1:] for name in missing if wanted[name][0] == table}
+            _create(conn, table, ranges)
     return missing
+
+
+def _create(conn: Connection, table: str, ranges: dict[str, tuple[date, date]]) -> None:
+    """Create partitions beside an empty default one: Postgres refuses a range of which it holds rows."""
+    names = {"table": sql.Identifier(table), "default": sql.Identifier(f"{table}_default"),
+             "caught": sql.Identifier(f"{table}_caught")}  # fmt: skip
+    caught = conn.execute(sql.SQL("SELECT EXISTS (SELECT FROM {default})").format(**names)).fetchone()
+    if caught == (True,):
+        for statement in (
+            "ALTER TABLE {table} DETACH PARTITION {default}",
+            "ALTER TABLE {default} RENAME TO {caught}",
+            "CREATE TABLE {default} PARTITION OF {table} DEFAULT",
+        ):
+            conn.execute(sql.SQL(statement).format(**names))
+    for name, (start, end) in ranges.items():
+        conn.execute(
+            sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
+                sql.Identifier(name), names["table"], f"{start}T00:00:00Z", f"{end}T00:00:00Z"
+            )
+        )
+    if caught == (True,):
+        conn.execute(sql.SQL("INSERT INTO {table} SELECT * FROM {caught}").format(**names))
+        conn.execute(sql.SQL("DROP TABLE {caught}").format(**names))
 
 
 def _missing(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:

@@ -71,7 +71,7 @@ _RULES = (
     _Rule(Category.QUEUE_TIMEOUT, 60325, False, (r"stayed in the queue for too long",)),
     # The source's own bytes are wrong: copying them again gives the same wrong bytes.
     _Rule(Category.SOURCE_CHECKSUM, 60326, True, (
-        r"source and user-defined.*checksum", r"^SOURCE\b.*checksum",
+        r"source and user-defined", r"source checksum mismatch", r"^SOURCE\b.*checksum",
     )),
     _Rule(Category.DESTINATION_CHECKSUM, 60327, False, (r"checksum do not match", r"checksum mismatch")),
     _Rule(Category.DESTINATION_EXISTS, 60327, True, (r"file exists",)),

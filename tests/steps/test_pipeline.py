@@ -129,7 +129,7 @@ def test_one_bad_name_in_many_is_found_by_halving(house: House, add: Add) -> Non
     add(*(record(number) for number in range(32)))
     house.collect()
     house.group()
-    house.conn.execute("UPDATE transfer SET destination_lfn = repeat('x', 1200) WHERE size_bytes = 1009")
+    house.conn.execute("UPDATE transfer SET destination_lfn = '/' || repeat('x', 1200) WHERE size_bytes = 1009")
     house.submit()
     assert states(house.conn) == {"SUBMITTED": 31, "FAILED": 1}
     rows = house.conn.execute(

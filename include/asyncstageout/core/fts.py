@@ -384,7 +384,7 @@ def _check_job(submission: JobSubmission) -> None:
 def _check_url(url: str, transfer_id: int) -> None:
     parts = urlsplit(url)
     if parts.scheme in SCHEMES_REFUSED or not parts.hostname or parts.path in ("", "/"):
-        raise NotSubmittable(f"{url!r} is not scheme://host/path of a remote file", transfer_id)
+        raise NotSubmittable(f"{url[:200]!r} is not scheme://host/path of a remote file", transfer_id)
     if len(url) > MAX_URL_CHARS:
         raise NotSubmittable(f"a URL of {len(url)} characters; FTS keeps {MAX_URL_CHARS}", transfer_id)
 

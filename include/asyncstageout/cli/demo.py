@@ -52,8 +52,8 @@ from asyncstageout.steps.recording import size as say_size
 
 S = TransferState
 
-DEMO_POLICY = {"retry_scale": 0.02}
-"""A failed file goes again after 1 s, not after a minute: waiting teaches nothing here."""
+DEMO_POLICY = {"retry_scale": 0.01}
+"""A failed file goes again within a second, not after a minute: waiting teaches nothing here."""
 STUCK_S = 600.0
 POLL_S = 1.0
 TOLD_S = 10.0

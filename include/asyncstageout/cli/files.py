@@ -149,10 +149,7 @@ def _history(events: list[Event]) -> Table:
         if event.at.date() != day:
             day = event.at.date()
             table.add_row(Text(f"{day}", style="dim"), "", "")
-        state = _styled(event.to_state)
-        if event.attempt:
-            state += Text(f" (try {event.attempt})", style="dim")
-        table.add_row(f"{event.at:%H:%M:%S.%f}"[:-3], state, _account(event))
+        table.add_row(f"{event.at:%H:%M:%S}", _styled(event.to_state), _account(event))
     return table
 
 
@@ -160,9 +157,12 @@ def _account(event: Event) -> Text:
     """Say which step of which run did it, for whom, in which FTS job, and why."""
     lines = [_step(event)]
     if event.run_id:
-        lines.append(f"run {event.run_id}")
+        # Bare: the longest run ids just fit into a terminal of 80 columns.
+        lines.append(event.run_id)
     if event.fts_job_id:
-        lines.append(f"FTS job {event.fts_job_id}")
+        # The attempt is counted when FTS takes it; before that, the number is the last one's.
+        attempt = f", attempt {event.attempt}" if event.to_state != TransferState.ACQUIRED else ""
+        lines.append(f"FTS job {event.fts_job_id}{attempt}")
     if event.reason:
         lines.append(event.reason)
     return Text("\n".join(lines))

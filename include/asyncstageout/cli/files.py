@@ -148,7 +148,7 @@ def _history(events: list[Event]) -> Table:
     for event in events:
         if event.at.date() != day:
             day = event.at.date()
-            table.add_row(Text(f"{day}", style="dim"), "", "")
+            table.add_row(Text(f"{day:%d %b}", style="dim"), "", "")
         table.add_row(f"{event.at:%H:%M:%S}", _styled(event.to_state), _account(event))
     return table
 

@@ -12,8 +12,15 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports Airflow: its home must be of this run alone, never somebody's own.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="aso-test-airflow-")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] = "False"
+
 from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.postgres import EmbeddedPostgres, create_database, drop_database
+
+pytest_plugins = ["fixtures.catalogue", "fixtures.cycles"]
 
 _numbers = count(1)
 

@@ -28,8 +28,7 @@ from asyncstageout.core.planning import SHARE, Link
 from asyncstageout.core.policies import LinkPolicy
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.group import group
-
-from .conftest import Add, Plan, assert_audited, new_cycle, record, states
+from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, record, states
 
 LINK = Link("T2_IT_Bari", "T2_CH_CERN")
 ANY = CycleParams()

@@ -9,8 +9,7 @@ from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.intake import PENDING_CHANNEL
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.states import TransferState
-
-from .conftest import Add, Plan, assert_audited, record, states
+from fixtures.catalogue import Add, Plan, assert_audited, record, states
 
 
 def test_a_batch_gets_in_with_its_events(conn: Connection, add: Add) -> None:

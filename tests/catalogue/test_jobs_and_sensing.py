@@ -43,8 +43,7 @@ from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.naming import request_id
 from asyncstageout.core.planning import pack_shards
 from asyncstageout.core.states import TransferState
-
-from .conftest import Add, Plan, assert_audited, new_cycle, open_files, record, states
+from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, open_files, record, states
 
 S = TransferState
 

@@ -15,8 +15,7 @@ from asyncstageout.catalogue.migrate import current_revision, downgrade, head_re
 from asyncstageout.catalogue.partitions import ensure_partitions, wanted_partitions
 from asyncstageout.catalogue.sites import UnknownSetting, policy_rows, put_policy, put_sites, site_prefixes
 from asyncstageout.core.states import FileType, JobState, PublicationState, TransferState
-
-from .conftest import Add, record
+from fixtures.catalogue import Add, record
 
 
 def test_migrations_up_and_down_leave_nothing(empty_database_url: str) -> None:

@@ -11,8 +11,7 @@ from psycopg import Connection
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.failures import classify
 from asyncstageout.core.states import FINAL_STATES, TRANSITIONS, TransferState
-
-from .conftest import Add, Plan, assert_audited, open_files, record, states
+from fixtures.catalogue import Add, Plan, assert_audited, open_files, record, states
 
 S = TransferState
 QUOTA = classify("TRANSFER [5] HTTP 507 : Insufficient Storage")

@@ -12,9 +12,8 @@ from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.clients.errors import NotAuthorised, Unavailable, Unreachable
 from asyncstageout.steps.recording import recorded
 from asyncstageout.steps.summarise import CycleIncomplete
-from catalogue.conftest import Add, assert_audited, record, states
-
-from .conftest import House, jobs_at_fts
+from fixtures.catalogue import Add, assert_audited, record, states
+from fixtures.cycles import House, jobs_at_fts
 
 
 def test_from_arrival_to_done(house: House, add: Add) -> None:
@@ -129,7 +128,9 @@ def test_one_bad_name_in_many_is_found_by_halving(house: House, add: Add) -> Non
     add(*(record(number) for number in range(32)))
     house.collect()
     house.group()
-    house.conn.execute("UPDATE transfer SET destination_lfn = '/' || repeat('x', 1200) WHERE size_bytes = 1009")
+    house.conn.execute(
+        "UPDATE transfer SET destination_lfn = '/' || repeat('x', 1200) WHERE size_bytes = 1009"
+    )
     house.submit()
     assert states(house.conn) == {"SUBMITTED": 31, "FAILED": 1}
     rows = house.conn.execute(

@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
@@ -235,8 +235,9 @@ def _show_moving(conn: Connection, day: Day, layout: Layout) -> None:
 
 def _explain(stuck: Stuck, layout: Layout) -> None:
     console.print(f"[red]The demo is stuck[/red]: {stuck}.\n")
-    for result in examine(Surroundings(layout)):
-        show_result(result)
+    with closing(Surroundings(layout)) as patient:
+        for result in examine(patient):
+            show_result(result)
     console.print(f"\nLogs: {layout.logs}. Everything still runs; stop it with `aso down`.", soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -108,10 +109,11 @@ def doctor(
         given_airflow=airflow_url,
         airflow_token=airflow_token,
     )
-    for result in examine(patient):
-        results.append(result)
-        if not as_json:
-            show(result)
+    with closing(patient):
+        for result in examine(patient):
+            results.append(result)
+            if not as_json:
+                show(result)
     is_healthy = all(result.level is not Level.FAILED for result in results)
     if as_json:
         facts = {"healthy": is_healthy, "checks": [asdict(result) for result in results]}

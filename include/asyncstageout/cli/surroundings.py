@@ -57,6 +57,12 @@ class Surroundings:
     given_airflow: str | None = None
     airflow_token: str | None = None
 
+    def close(self) -> None:
+        """Close what was opened by looking."""
+        for name in ("catalogue", "airflow"):
+            if (opened := self.__dict__.get(name)) is not None:
+                opened.close()
+
     @cached_property
     def platform(self) -> PlatformStatus | None:
         """The embedded platform, if it runs."""

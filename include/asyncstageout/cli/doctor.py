@@ -211,16 +211,16 @@ def _schema(patient: Surroundings) -> Finding:
 def _partitions(patient: Surroundings) -> Finding:
     missing = health.missing_partitions(patient.catalogue, datetime.now(UTC).date(), DAYS_AHEAD)
     strays = health.strays(patient.catalogue)
-    lying = f"{strays:,} rows lie in a default partition"
-    if missing and strays:
-        return _failed(
-            f"{lying}, perhaps in the way of {', '.join(missing)}",
-            "If stageout_transfer fails at collect, move those rows out, into the partition of their day.",
-        )
     if missing:
-        return _warning(f"missing: {', '.join(missing)}", "The next cycle of stageout_transfer makes them.")
+        lying = f"; {strays:,} rows lie in a default partition" if strays else ""
+        return _warning(
+            f"missing: {', '.join(missing)}{lying}", "The next cycle of stageout_transfer mends it."
+        )
     if strays:
-        return _warning(lying, "No harm but slower: they came while the partition of their day was missing.")
+        return _warning(
+            f"{strays:,} rows lie in a default partition",
+            "No harm: they came while that of their day was missing.",
+        )
     return _ok(f"there for today and {DAYS_AHEAD} days ahead")
 
 

@@ -116,7 +116,7 @@ def load(
 def load_requests(conn: Connection, lines: Iterable[Line], actor: Actor) -> Loaded:
     """Take requests in, in batches of 10,000, as one step on record."""
     loaded = Loaded()
-    # Before the first event of the day: it would lie in the default partition and be in the way of the day's.
+    # A list may come before the first cycle of the day: its events then need not be moved later.
     ensure_partitions(conn, datetime.now(UTC).date())
 
     def take_all(step_run: int) -> Summary:

@@ -7,7 +7,7 @@
 | `update_catalogue` | applies what was learnt to the catalogue, thousands of files in a few statements; each change writes its event |
 
 **Always on.** A run ends as soon as news were applied, and the next one starts at once; without news a run
-lasts ten minutes. Pausing this DAG stops nothing at FTS: files go on moving and are found when it runs again.
+lasts two minutes. Pausing this DAG stops nothing at FTS: files go on moving and are found when it runs again.
 
 **What counts** is each file's own state in FTS, also while its job still runs. A failure is put into a
 category; one that may pass is tried again later, with growing waits (see docs/explanation/retries.md).

@@ -160,9 +160,9 @@ def test_the_whole_story_of_a_file(aso: Aso) -> None:
         f"{FTS_JOB} at fts3_default",
         "quota (60323)",
         "load, by maria",
-        "stageout_transfer.group, by airflow",
-        "stageout_transfer.submit[2], by airflow",
-        "stageout_sense.update_catalogue, by airflow",
+        "stageout_transfer.group, try 1",
+        "stageout_transfer.submit[2], try 1",
+        "stageout_sense.update_catalogue, try 1",
         f"FTS job {FTS_JOB}, attempt 1",
         "the destination has no room",
     ):

@@ -172,8 +172,8 @@ def _step(event: Event) -> str:
     if event.dag_id is None:
         return f"{event.task_id}, by {event.actor}"
     index = f"[{event.map_index}]" if event.map_index >= 0 else ""
-    tried = f", try {event.try_number}" if event.try_number > 1 else ""
-    return f"{event.dag_id}.{event.task_id}{index}{tried}, by {event.actor}"
+    who = "" if event.actor == "airflow" else f", by {event.actor}"
+    return f"{event.dag_id}.{event.task_id}{index}, try {event.try_number}{who}"
 
 
 def _styled(state: str) -> Text:

@@ -23,6 +23,7 @@ def _absent(value: object) -> object:
 Lfn = Annotated[str, AfterValidator(check_lfn)]
 SiteName = Annotated[str, Field(max_length=100), AfterValidator(check_site)]
 Adler32 = Annotated[str, AfterValidator(normal_adler32)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/=\-]{0,100}$")]
 Username = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,30}$")]
 
 
@@ -31,12 +32,12 @@ class TransferRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Annotated[str, Field(min_length=1, max_length=255)]
+    task: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+\-]{1,255}$")]
     """CRAB task (workflow) that the file belongs to."""
     username: Username
     """CERN account of the owner."""
-    vo_group: Annotated[str, Field(max_length=100)] = ""
-    vo_role: Annotated[str, Field(max_length=100)] = ""
+    vo_group: Word = ""
+    vo_role: Word = ""
     source: SiteName
     destination: SiteName
     source_lfn: Lfn
@@ -44,13 +45,13 @@ class TransferRequest(BaseModel):
     size_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     adler32: Annotated[Adler32 | None, BeforeValidator(_absent)] = None
     type: FileType = FileType.OUTPUT
-    activity: Annotated[str, Field(min_length=1, max_length=255)] = "default"
+    activity: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/\- ]{1,255}$")] = "default"
     """FTS activity: the share of the VO that the transfer counts against."""
     priority: Annotated[int, Field(ge=1, le=5, strict=True)] = 3
     """1 (last) to 5 (first), as in FTS."""
     publish: bool = False
     """Whether the file is to be published in DBS once it arrived."""
-    job_id: Annotated[str, Field(max_length=20)] = ""
+    job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{0,20}$")] = ""
     job_retry_count: Annotated[int, Field(ge=0, le=32767)] = 0
 
     @property

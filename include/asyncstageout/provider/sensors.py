@@ -37,7 +37,7 @@ class OpenFTSJobsSensor(BaseSensorOperator):
         *,
         catalogue_conn_id: str = CATALOGUE_CONN_ID,
         fts_conn_id: str = FTSHook.default_conn_name,
-        shift_s: float = 600.0,
+        shift_s: float = 120.0,
         linger_s: float = 1.0,
         deferrable: bool = True,
         **kwargs: Any,

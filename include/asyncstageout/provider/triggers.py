@@ -63,7 +63,7 @@ class OpenFTSJobsTrigger(BaseTrigger):
         self,
         catalogue_conn_id: str,
         fts_conn_id: str,
-        shift_s: float = 600.0,
+        shift_s: float = 120.0,
         linger_s: float = 1.0,
         pause_s: float = 1.0,
     ) -> None:

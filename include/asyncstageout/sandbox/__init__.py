@@ -1,1 +1,1 @@
-"""The embedded default: Postgres from a wheel, a local FTS, local sites with real files, a generator of days."""
+"""The embedded default: Postgres from a wheel, a local FTS, sites with real files, a generator of days."""

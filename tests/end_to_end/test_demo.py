@@ -1,0 +1,268 @@
+"""What the README promises, with nothing faked: real Airflow processes, real Postgres, files that move."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from psycopg import Connection
+
+from asyncstageout.catalogue.connection import connect
+from asyncstageout.sandbox.airflow_env import catalogue_url
+from asyncstageout.sandbox.layout import Layout
+from fixtures.catalogue import assert_audited, states
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
+FILES = 150
+DEMO = ("demo", "--files", str(FILES), "--sites", "12", "--users", "8", "--failures", "0.1", "--seed", "3")
+
+
+@dataclass
+class Platform:
+    """A running platform of this test alone."""
+
+    home: Path
+    outputs: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.load(self.home)
+
+    def aso(self, *arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "asyncstageout.cli", *arguments],
+            env=os.environ | {"ASO_HOME": str(self.home), "AIRFLOW_HOME": "", "COLUMNS": "120"},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def connect(self) -> Connection:
+        return connect(catalogue_url(self.layout))
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        base = f"http://127.0.0.1:{self.layout.ports.api_server}"
+        logins = json.loads((self.home / "secrets" / "airflow-logins.json").read_text())
+        token = requests.post(
+            f"{base}/auth/token", json={"username": "admin", "password": logins["admin"]}, timeout=30
+        ).json()["access_token"]
+        answer = requests.request(
+            method,
+            f"{base}/api/v2{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+        )
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def runs(self, dag_id: str, state: str = "success") -> list[dict[str, Any]]:
+        runs = self.api("GET", f"/dags/{dag_id}/dagRuns?limit=100&state={state}&order_by=-start_date")
+        return list(runs["dag_runs"])
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    # Not below pytest's own folder: it is closed to the user that Postgres runs as under root.
+    with tempfile.TemporaryDirectory(prefix="aso-e2e-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        home = Platform(Path(folder) / "home")
+        try:
+            home.outputs["demo"] = home.aso(*DEMO)
+            yield home
+        finally:
+            home.aso("down")
+
+
+def test_every_file_of_the_demo_ends_and_is_checked(platform: Platform) -> None:
+    demo = platform.outputs["demo"]
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert f"{FILES} files" in demo.stdout
+    assert re.search(r"Checked on disk: \d+ files DONE, with the right size and checksum", demo.stdout)
+    with platform.connect() as conn:
+        ended = states(conn)
+        assert set(ended) <= {"DONE", "FAILED"}
+        assert sum(ended.values()) == FILES
+        assert ended["FAILED"] > 0, "the injected failures must show"
+        assert conn.execute("SELECT count(*) FROM transfer WHERE attempt > 1").fetchone() != (0,)
+        assert_audited(conn)
+
+
+def test_both_delays_are_within_ten_seconds_at_the_median(platform: Platform) -> None:
+    found = re.findall(
+        r"(?:accepted by FTS|to DONE)\s+([\d.]+) s\s+([\d.]+) s", platform.outputs["demo"].stdout
+    )
+    assert len(found) == 2, platform.outputs["demo"].stdout
+    assert all(float(median) <= 10 for median, _ in found)
+
+
+def test_every_event_names_the_run_and_task_that_did_it(platform: Platform) -> None:
+    with platform.connect() as conn:
+        rows = conn.execute(
+            "SELECT DISTINCT e.to_state::text, s.dag_id, s.task_id FROM transfer_event e"
+            " JOIN step_run s ON s.id = e.step_run WHERE s.ended_at IS NOT NULL"
+        ).fetchall()
+    assert {(state, dag, task) for state, dag, task in rows if state != "NEW"} >= {
+        ("ACQUIRED", "stageout_transfer", "group"),
+        ("SUBMITTED", "stageout_transfer", "submit"),
+        ("DONE", "stageout_sense", "update_catalogue"),
+    }
+    known = {
+        run["dag_run_id"] for dag in ("stageout_transfer", "stageout_sense") for run in platform.runs(dag)
+    }
+    with platform.connect() as conn:
+        used = {
+            run_id
+            for (run_id,) in conn.execute(
+                "SELECT DISTINCT s.run_id FROM transfer_event e JOIN step_run s ON s.id = e.step_run"
+                " WHERE s.run_id IS NOT NULL"
+            )
+        }
+    assert used <= known
+
+
+def test_the_story_of_a_file(platform: Platform) -> None:
+    with platform.connect() as conn:
+        (number,) = conn.execute(
+            "SELECT id FROM transfer WHERE attempt > 1 AND state = 'DONE'"
+        ).fetchone() or (0,)
+    shown = platform.aso("files", "show", str(number))
+    assert shown.returncode == 0, shown.stderr
+    for word in (
+        "NEW",
+        "ACQUIRED",
+        "SUBMITTED",
+        "RETRY",
+        "DONE",
+        "stageout_transfer",
+        "update_catalogue",
+        "try 1",
+    ):
+        assert word in shown.stdout, shown.stdout
+    story = json.loads(platform.aso("files", "show", str(number), "--json").stdout)
+    assert story["state"] == "DONE"
+    assert len(story["events"]) >= 7
+
+
+def test_the_doctor_finds_nothing(platform: Platform) -> None:
+    healthy = platform.aso("doctor")
+    assert healthy.returncode == 0, healthy.stdout
+    status = platform.aso("status", "--json")
+    assert status.returncode == 0, status.stdout
+    json.loads(status.stdout)
+
+
+def test_the_submit_task_links_to_the_fts_monitor(platform: Platform) -> None:
+    with platform.connect() as conn:
+        row = conn.execute(
+            "SELECT run_id FROM step_run WHERE task_id = 'submit' ORDER BY id LIMIT 1"
+        ).fetchone()
+    assert row is not None
+    task = f"/dags/stageout_transfer/dagRuns/{row[0]}/taskInstances/submit"
+    (mapped,) = platform.api("GET", f"{task}/listMapped")["task_instances"][:1]
+    assert "→" in mapped["rendered_map_index"]
+    links = platform.api("GET", f"{task}/links?map_index=0")["extra_links"]
+    page, _, job_id = links["FTS monitor"].partition("#/job/")
+    assert requests.get(page, timeout=30).ok
+    with platform.connect() as conn:
+        assert conn.execute("SELECT count(*) FROM fts_job WHERE job_id = %s", (job_id,)).fetchone() == (1,)
+
+
+def request(number: int, source: str, destination: str) -> dict[str, Any]:
+    """A file that nobody left at its source."""
+    name = f"alice.0/x/out_{number}.root"
+    return {
+        "task": "261122_no_such_files", "username": "alice", "source": source, "destination": destination,
+        "source_lfn": f"/store/temp/user/{name}", "destination_lfn": f"/store/user/{name}",
+        "size_bytes": 1, "adler32": "1",
+    }  # fmt: skip
+
+
+def some_link(platform: Platform) -> tuple[str, str]:
+    with platform.connect() as conn:
+        row = conn.execute("SELECT source, destination FROM transfer ORDER BY id LIMIT 1").fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+@pytest.mark.parametrize("dag_id", ["stageout_transfer", "stageout_sense"])
+def test_clearing_a_finished_run_changes_nothing(platform: Platform, dag_id: str) -> None:
+    with platform.connect() as conn:
+        (run_id,) = conn.execute(
+            "SELECT run_id FROM step_run WHERE dag_id = %s AND task_id IN ('submit', 'update_catalogue')"
+            " ORDER BY id LIMIT 1",
+            (dag_id,),
+        ).fetchone() or ("",)
+        (last,) = conn.execute("SELECT max(id) FROM transfer").fetchone() or (0,)
+
+        def everything() -> list[Any]:
+            files = conn.execute("SELECT * FROM transfer WHERE id <= %s ORDER BY id", (last,)).fetchall()
+            events = conn.execute("SELECT count(*) FROM transfer_event WHERE transfer_id <= %s", (last,))
+            return [*files, events.fetchone()]
+
+        def steps() -> Any:
+            return conn.execute("SELECT count(*) FROM step_run WHERE run_id = %s", (run_id,)).fetchone()
+
+        before, steps_before = everything(), steps()
+        platform.api(
+            "POST",
+            f"/dags/{dag_id}/clearTaskInstances",
+            {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True},
+        )
+        # A continuous DAG runs one run at a time: give the watch that is on some news, so that it ends.
+        news = platform.home / f"{dag_id}.ndjson"
+        news.write_text(json.dumps(request(last, *some_link(platform))))
+        assert platform.aso("load", str(news)).returncode == 0
+        deadline = time.monotonic() + 180
+        while True:
+            run = platform.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
+            if run["state"] == "success" and steps() != steps_before:
+                break
+            assert run["state"] != "failed"
+            assert time.monotonic() < deadline, run
+            time.sleep(0.5)
+        assert everything() == before
+
+
+def test_bad_input_is_refused_by_line_and_the_rest_goes_on(platform: Platform) -> None:
+    good = request(1_000_000, *some_link(platform)) | {"task": "261122_bad_input"}
+    lines = [
+        good,
+        good | {"source_lfn": "/store/temp/user/alice.0/x/2", "source": "T2_XX_Nowhere"},
+        good | {"source_lfn": "/store/temp/../etc/passwd"},
+        good | {"source_lfn": "/store/temp/user/alice.0/x/4", "size_bytes": -1},
+        good | {"source_lfn": "/store/temp/user/alice.0/x/5", "adler32": "wrong"},
+        good,
+    ]
+    inbox = platform.home / "requests.ndjson"
+    inbox.write_text("\n".join([*(json.dumps(line) for line in lines), "{not json"]))
+    loaded = platform.aso("load", str(inbox), "--json")
+    assert loaded.returncode == 1
+    counts = json.loads(loaded.stdout)
+    assert (counts["created"], counts["exists"], counts["refused"]) == (1, 1, 5)
+
+
+def test_down_leaves_nothing(platform: Platform) -> None:
+    """Last: it ends the platform."""
+    assert platform.aso("down").returncode == 0
+    left = [
+        process.cmdline()
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(platform.home) in part for part in process.info["cmdline"] or [])
+    ]
+    assert left == []
+    assert platform.aso("status").returncode != 0

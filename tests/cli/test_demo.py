@@ -191,6 +191,15 @@ def test_examples_are_one_of_each_kind() -> None:
     assert demo._examples(rows) == [(2, "DONE after a failure"), (1, "FAILED")]
 
 
+@pytest.fixture
+def _heeding_interrupts() -> Iterator[None]:
+    """A shell starts its background jobs with SIGINT ignored; a person at a terminal does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeding_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_stops_everything(
     aso: Aso, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

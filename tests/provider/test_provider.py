@@ -59,7 +59,6 @@ def task_instance(task_id: str = "sense") -> Any:
 
 
 def test_the_connection_type_has_a_form() -> None:
-    assert "fts3" in ProvidersManager().hooks
     fields = {name for name in ProvidersManager().connection_form_widgets if name.startswith("extra__fts3__")}
     assert fields == {
         f"extra__fts3__{name}" for name in ("ca_file", "cert_file", "key_file", "vo", "monitor_url")

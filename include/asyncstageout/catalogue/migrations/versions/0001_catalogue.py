@@ -118,7 +118,8 @@ CREATE TABLE fts_job (
     submitted_at timestamptz,
     ended_at     timestamptz,
     polled_at    timestamptz,
-    next_poll_at timestamptz
+    next_poll_at timestamptz,
+    final_at     timestamptz
 );
 CREATE INDEX fts_job_open ON fts_job (next_poll_at) WHERE state = 'SUBMITTED';
 CREATE INDEX fts_job_planned ON fts_job (planned_at) WHERE state = 'PLANNED';
@@ -209,6 +210,43 @@ COMMENT ON TABLE fts_report IS
     'What sensing learnt and update_catalogue has not applied yet. transfer_id NULL: the whole job was lost.';
 """
 
+HEALTH = """
+CREATE TABLE link_window (
+    source      text NOT NULL,
+    destination text NOT NULL,
+    minute      timestamptz NOT NULL,
+    succeeded   integer NOT NULL DEFAULT 0,
+    failed      integer NOT NULL DEFAULT 0,
+    PRIMARY KEY (source, destination, minute)
+);
+COMMENT ON TABLE link_window IS
+    'Attempts that ended, per link and minute, as far as they speak of the link itself; for its breaker.';
+
+CREATE TABLE link_breaker (
+    source      text NOT NULL,
+    destination text NOT NULL,
+    state       text NOT NULL CHECK (state IN ('open', 'probing')),
+    reason      text NOT NULL,
+    openings    integer NOT NULL DEFAULT 1,
+    opened_at   timestamptz NOT NULL DEFAULT now(),
+    probe_at    timestamptz NOT NULL,
+    PRIMARY KEY (source, destination)
+);
+COMMENT ON TABLE link_breaker IS
+    'Links on which nothing starts but probes, and why. A link without a row is healthy.';
+
+CREATE TABLE identity_hold (
+    fts_server text NOT NULL,
+    identity   text NOT NULL,
+    reason     text NOT NULL,
+    held_at    timestamptz NOT NULL DEFAULT now(),
+    retry_at   timestamptz NOT NULL,
+    PRIMARY KEY (fts_server, identity)
+);
+COMMENT ON TABLE identity_hold IS
+    'Identities that an FTS does not let in: nothing is submitted for them before retry_at.';
+"""
+
 APPEND_ONLY = """
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -220,13 +258,13 @@ CREATE TRIGGER transfer_event_append_only BEFORE UPDATE OR DELETE ON transfer_ev
 
 
 def upgrade() -> None:
-    for part in (TYPES, CONFIGURATION, RUNS, WORK, APPEND_ONLY):
+    for part in (TYPES, CONFIGURATION, RUNS, WORK, HEALTH, APPEND_ONLY):
         op.execute(part)
 
 
 def downgrade() -> None:
     op.execute("""
-        DROP TABLE fts_report, transfer_event, transfer_history, transfer, fts_job, task,
+        DROP TABLE identity_hold, link_breaker, link_window, fts_report, transfer_event, transfer_history, transfer, fts_job, task,
             step_run, cycle_link, cycle, link_policy, site;
         DROP FUNCTION refuse_change;
         DROP TYPE job_state, file_type, publication_state, transfer_state;

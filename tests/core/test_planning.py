@@ -81,8 +81,9 @@ def test_few_jobs_make_one_shard_and_many_balanced_ones() -> None:
     assert len(pack_shards(jobs[:10], 4, 20)) == 1
     shards = pack_shards(jobs, 4, 20)
     assert [shard.file_count for shard in shards] == [4000] * 4
-    assert shards[0].label.count("→") == 2
-    assert pack_shards(jobs, 1, 20)[0].label.endswith("and 5 more links")
+    assert shards[0].label.endswith("and 1 more link")
+    assert pack_shards(jobs, 1, 20)[0].label == "T2_IT_Bari → T2_US_A and 7 more links"
+    assert pack_shards(jobs[:1], 1, 20)[0].label == "T2_IT_Bari → T2_US_A"
     assert pack_shards([], 4, 20) == []
 
 

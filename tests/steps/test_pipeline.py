@@ -21,7 +21,7 @@ def test_from_arrival_to_done(house: House, add: Add) -> None:
     assert house.collect().sentence == "2 links have waiting files"
     summary, shards = house.group()
     assert summary.sentence == "Planned 2 FTS jobs, 6 files, 6.0 kB on 2 links"
-    assert [shard.label for shard in shards] == ["T2_IT_Bari → T2_CH_CERN, T2_IT_Bari → T1_DE_KIT"]
+    assert [shard.label for shard in shards] == ["T2_IT_Bari → T2_CH_CERN and 1 more link"]
     assert house.submit().sentence == "FTS accepted 2 jobs with 6 files"
     assert house.summarise().sentence == "Submitted 2 FTS jobs, 6 files, 6.0 kB on 2 links"
     assert house.sense().news == 0

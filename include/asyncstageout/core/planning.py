@@ -120,10 +120,10 @@ class Shard:
 
     @property
     def label(self) -> str:
-        """What operators see on the mapped task: its links, the first three by name."""
-        named = ", ".join(str(link) for link in self.links[:3])
-        rest = len(self.links) - 3
-        return f"{named} and {rest} more links" if rest > 0 else named
+        """What operators see on the mapped task: its largest link by name, and how many more there are."""
+        rest = len(self.links) - 1
+        more = f" and {rest} more link{'' if rest == 1 else 's'}" if rest else ""
+        return f"{self.links[0]}{more}"
 
 
 def pack_shards(jobs: Sequence[ShardLoad], max_shards: int, jobs_per_shard: int) -> list[Shard]:

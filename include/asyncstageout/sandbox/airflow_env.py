@@ -171,7 +171,6 @@ def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict
             "cert_file": str(tls.client.cert),
             "key_file": str(tls.client.key),
             "monitor_url": f"http://{LOOPBACK}:{layout.ports.fts_monitor}/fts3/ftsmon",
-            "vo": VO,
         },
     }
     return {

@@ -264,8 +264,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("""
-        DROP TABLE identity_hold, link_breaker, link_window, fts_report, transfer_event, transfer_history, transfer, fts_job, task,
-            step_run, cycle_link, cycle, link_policy, site;
+        DROP TABLE identity_hold, link_breaker, link_window, fts_report, transfer_event, transfer_history,
+            transfer, fts_job, task, step_run, cycle_link, cycle, link_policy, site;
         DROP FUNCTION refuse_change;
         DROP TYPE job_state, file_type, publication_state, transfer_state;
     """)

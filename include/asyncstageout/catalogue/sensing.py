@@ -33,6 +33,9 @@ class Report(NamedTuple):
     reason: str
     recoverable: bool | None
     finished_at: datetime | None
+    dst_size_bytes: int | None = None
+    """Of the file that was in the way at the destination."""
+    dst_adler32: str | None = None
 
 
 LOST = "LOST"
@@ -55,13 +58,22 @@ class ReportedFile(NamedTuple):
     attempt: int
     source: str
     destination: str
+    size_bytes: int
+    adler32: str | None
+    previous: str | None
+    """Category of the failure of the attempt before, if there was one."""
+    overwrote: bool
+    """Whether this attempt was allowed to overwrite."""
     report: Report
 
+
+_FILE_COLUMNS = len(ReportedFile._fields) - 1
 
 # Only what is news: a file whose report was applied before, or that has moved on to another job, is dropped.
 _STAGE = """
 INSERT INTO fts_report
-    (sid, transfer_id, fts_file_id, job_state, file_state, reason, recoverable, finished_at)
+    (sid, transfer_id, fts_file_id, job_state, file_state, reason, recoverable, finished_at,
+    dst_size_bytes, dst_adler32)
 SELECT s.* FROM seen s
 WHERE (s.transfer_id IS NULL
         OR EXISTS (SELECT FROM transfer t
@@ -76,8 +88,11 @@ WITH taken AS (
         SELECT id FROM fts_report ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
     ) RETURNING *
 )
-SELECT t.id, r.sid, t.attempt, t.source, t.destination,
-    r.transfer_id, r.fts_file_id, r.job_state, r.file_state, r.reason, r.recoverable, r.finished_at
+SELECT t.id, r.sid, t.attempt, t.source, t.destination, t.size_bytes, t.adler32,
+    CASE WHEN t.attempt > 1 THEN t.failure_category END,
+    coalesce((SELECT (j.params->>'overwrite')::boolean FROM fts_job j WHERE j.sid = r.sid), false),
+    r.transfer_id, r.fts_file_id, r.job_state, r.file_state, r.reason, r.recoverable, r.finished_at,
+    r.dst_size_bytes, r.dst_adler32
 FROM taken r JOIN transfer t
     ON t.fts_job = r.sid AND t.state IN ('SUBMITTED', 'KILL') AND t.id = coalesce(r.transfer_id, t.id)
 ORDER BY t.id
@@ -119,7 +134,8 @@ def stage_reports(conn: Connection, reports: Iterable[Report]) -> int:
     with conn.transaction():
         conn.execute(
             "CREATE TEMP TABLE seen (sid uuid, transfer_id bigint, fts_file_id bigint, job_state text,"
-            " file_state text, reason text, recoverable boolean, finished_at timestamptz) ON COMMIT DROP"
+            " file_state text, reason text, recoverable boolean, finished_at timestamptz,"
+            " dst_size_bytes bigint, dst_adler32 text) ON COMMIT DROP"
         )
         with conn.cursor().copy("COPY seen FROM STDIN") as copy:
             for report in reports:
@@ -133,10 +149,7 @@ def take_reports(conn: Connection, at_most: int) -> list[ReportedFile]:
     Call it in the transaction that applies them: if that fails, they are still there.
     """
     rows = conn.execute(_TAKE, (at_most,))
-    return [
-        ReportedFile(transfer_id, sid, attempt, source, destination, Report(sid, *report))
-        for transfer_id, sid, attempt, source, destination, *report in rows
-    ]
+    return [ReportedFile(*row[:_FILE_COLUMNS], Report(row[1], *row[_FILE_COLUMNS:])) for row in rows]
 
 
 def staged_reports(conn: Connection) -> int:

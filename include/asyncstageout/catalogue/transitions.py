@@ -34,6 +34,8 @@ class Move:
     """For RETRY: when the next attempt may start."""
     fts_file_id: int | None = None
     fts_finished_at: datetime | None = None
+    note: str | None = None
+    """Why, where it is no failure; for the event."""
 
 
 _APPLY = """
@@ -41,8 +43,9 @@ WITH move AS (
     SELECT * FROM unnest(
         %(ids)s::bigint[], %(jobs)s::uuid[], %(states)s::transfer_state[], %(dues)s::timestamptz[],
         %(file_ids)s::bigint[], %(finished)s::timestamptz[], %(categories)s::text[], %(codes)s::integer[],
-        %(scopes)s::text[], %(errnos)s::integer[], %(reasons)s::text[]
-    ) AS m(id, fts_job, to_state, due_at, fts_file_id, fts_finished_at, category, code, scope, errno, reason)
+        %(scopes)s::text[], %(errnos)s::integer[], %(reasons)s::text[], %(notes)s::text[]
+    ) AS m(id, fts_job, to_state, due_at, fts_file_id, fts_finished_at, category, code, scope, errno, reason,
+        note)
 ), target AS (
     SELECT m.*, t.state AS from_state,
         CASE WHEN t.state = 'KILL' AND m.to_state IN ('RETRY', 'FAILED') THEN 'KILLED' ELSE m.to_state END
@@ -64,10 +67,10 @@ WITH move AS (
         updated_at = now(),
         ended_at = CASE WHEN x.next_state IN ('DONE', 'FAILED', 'KILLED') THEN now() END
     FROM target x WHERE t.id = x.id
-    RETURNING t.id, x.from_state, t.state, t.attempt, t.fts_job, t.failure_reason
+    RETURNING t.id, x.from_state, t.state, t.attempt, t.fts_job, coalesce(x.note, t.failure_reason) AS reason
 ), event AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
-    SELECT id, from_state, state, attempt, fts_job, %(step_run)s, failure_reason FROM changed
+    SELECT id, from_state, state, attempt, fts_job, %(step_run)s, reason FROM changed
 ), closed AS (
     UPDATE fts_job j SET
         open_files = j.open_files - c.files,
@@ -104,6 +107,7 @@ def apply_moves(conn: Connection, moves: Sequence[Move], step_run: int) -> dict[
             "scopes": [failure and failure.scope for failure in failures],
             "errnos": [failure and failure.errno for failure in failures],
             "reasons": [failure and failure.reason for failure in failures],
+            "notes": [move.note for move in moves],
             "legal": LEGAL_MOVES,
             "step_run": step_run,
         },

@@ -6,6 +6,7 @@ States stay ``str``: a newer FTS may say a word that this version does not know,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ MAX_URL_CHARS: Final = 1100
 MAX_JOB_METADATA_BYTES: Final = 2048
 ADDED_BY_FTS: Final = {"auth_method": "certificate"}
 """FTS puts this into the job's metadata before it measures them."""
+ADLER32: Final = re.compile(r"[0-9A-Fa-f]{1,8}")
 SCHEMES_REFUSED: Final = frozenset({"", "file"})
 
 UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError)
@@ -79,6 +81,9 @@ class FTSFileStatus:
     """The FTS machine that copies."""
     log_file: str | None = None
     """On ``host``; only in the answers that hold every column."""
+    dst_size_bytes: int | None = None
+    """Of the file that was there already (``dst_file_report``)."""
+    dst_adler32: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +174,8 @@ def parse_file(row: Mapping[str, JSON]) -> FTSFileStatus:
         KeyError, TypeError, ValueError: not a file (:data:`UNREADABLE`).
     """
     get = row.get
-    ours = get("file_metadata")
-    if not isinstance(ours, dict):
-        ours = {}
+    ours = _dict(get("file_metadata"))
+    dst_size_bytes, dst_adler32 = _found_there(_dict(ours.get("dst_file")))
     return FTSFileStatus(
         file_id=get("file_id"),
         state=_word(row["file_state"]),
@@ -188,7 +192,21 @@ def parse_file(row: Mapping[str, JSON]) -> FTSFileStatus:
         retries=get("retry") or 0,
         host=get("transfer_host"),
         log_file=get("log_file"),
+        dst_size_bytes=dst_size_bytes,
+        dst_adler32=dst_adler32,
     )
+
+
+def _dict(value: object) -> Mapping[str, JSON]:
+    return value if isinstance(value, dict) else {}
+
+
+def _found_there(report: Mapping[str, JSON]) -> tuple[int | None, str | None]:
+    """Return size and Adler-32 of what FTS found at the destination; None for what it does not say."""
+    value = str(report.get("checksum_value") or "")
+    if str(report.get("checksum_type")).upper() != "ADLER32" or not ADLER32.fullmatch(value):
+        value = ""
+    return _int_or_none(report.get("file_size")), value.lower().zfill(8) if value else None
 
 
 def parse_job(row: JSON) -> JobAnswer:
@@ -295,6 +313,7 @@ class JobParams:
         max_time_in_queue: hours, or a text such as ``"10h"``, ``"30m"``, ``"6d"``.
         timeout_s: of one copy; FTS's own is 600 s and 2 s more per MiB.
         reuse: one connection for all files, which must share one link.
+        dst_file_report: where a file is in the way, say its size and checksum.
         job_metadata: shown by FTS's own monitoring; at most 2 kB.
     """
 
@@ -308,6 +327,7 @@ class JobParams:
     reuse: bool = False
     bring_online_s: int | None = None
     archive_timeout_s: int | None = None
+    dst_file_report: bool = False
     job_metadata: Mapping[str, JSON] = field(default_factory=dict)
 
 
@@ -361,6 +381,7 @@ def _params_body(params: JobParams) -> dict[str, JSON]:
         "reuse": params.reuse or None,
         "bring_online": params.bring_online_s,
         "archive_timeout": params.archive_timeout_s,
+        "dst_file_report": params.dst_file_report or None,
         "job_metadata": dict(params.job_metadata) or None,
     }
     return {name: value for name, value in body.items() if value is not None}

@@ -74,7 +74,7 @@ def _reports(job: OpenJob, answer: JobAnswer) -> Iterator[Report]:
             if file.transfer_id is not None and verdict(answer.state, file.state) is not Verdict.WAIT:
                 yield Report(
                     job.sid, file.transfer_id, file.file_id, answer.state, file.state,
-                    file.reason, file.recoverable, file.finished_at,
+                    file.reason, file.recoverable, file.finished_at, file.dst_size_bytes, file.dst_adler32,
                 )  # fmt: skip
 
 

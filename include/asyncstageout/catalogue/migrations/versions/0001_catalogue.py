@@ -204,7 +204,9 @@ CREATE UNLOGGED TABLE fts_report (
     file_state  text NOT NULL,
     reason      text NOT NULL,
     recoverable boolean,
-    finished_at timestamptz
+    finished_at timestamptz,
+    dst_size_bytes bigint,
+    dst_adler32 text
 );
 COMMENT ON TABLE fts_report IS
     'What sensing learnt and update_catalogue has not applied yet. transfer_id NULL: the whole job was lost.';

@@ -69,6 +69,22 @@ def test_two_users_cannot_share_a_new_task(add: Add) -> None:
     assert [answer.outcome for answer in answers] == ["created", "refused"]
 
 
+def test_one_writer_per_destination(conn: Connection, add: Add, submitted: Plan, step: int) -> None:
+    first, second = record(1), record(2, destination_lfn=record(1)["destination_lfn"])
+    answers = add(first, second)
+    assert [answer.outcome for answer in answers] == ["created", "refused"]
+    assert answers[1].reason == (
+        "another file is on its way to /store/user/alice/mc/out_1.root at T2_CH_CERN"
+    )
+    assert [answer.outcome for answer in add(second | {"destination": "T1_DE_KIT"})] == ["created"]
+    jobs = submitted()
+    (mine,) = (job for job in jobs if job.key.destination == "T2_CH_CERN")
+    apply_moves(conn, [Move(mine.transfer_ids[0], mine.sid, TransferState.DONE)], step)
+    later = record(3, destination_lfn=first["destination_lfn"])
+    assert [answer.outcome for answer in add(later)] == ["created"], "what has ended is in nobody's way"
+    assert_audited(conn)
+
+
 def test_arrivals_ring_once_per_batch(conn: Connection, add: Add, catalogue_url: str) -> None:
     with connect(catalogue_url) as listener:
         listener.execute(f"LISTEN {PENDING_CHANNEL}")

@@ -6,7 +6,7 @@ length of the queue: pairs are found by hopping from key to key along the index 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,8 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from asyncstageout.catalogue.cycles import Cycle, CycleParams
-from asyncstageout.core.planning import SHARE, Link, PendingFile, PlannedJob
+from asyncstageout.core.failures import GOES_WITH_OVERWRITE
+from asyncstageout.core.planning import SHARE, JobKey, Link, PendingFile, PlannedJob
 from asyncstageout.core.policies import LinkPolicy
 
 _GROUPING_LOCK = 0x5A51
@@ -81,6 +82,7 @@ WITH {_PAIRS}, room AS (
         SELECT id, due_at FROM transfer t
         WHERE t.state IN ('NEW', 'RETRY') AND t.source = e.source AND t.destination = e.destination
             AND t.username = e.username AND t.priority = s.priority AND t.due_at <= now()
+            AND t.identity <> ALL(%(held)s)
             AND (%(task)s::text IS NULL OR t.task_id = (SELECT id FROM task WHERE name = %(task)s))
             AND (%(created_from)s::timestamptz IS NULL OR t.created_at >= %(created_from)s)
             AND (%(created_to)s::timestamptz IS NULL OR t.created_at < %(created_to)s)
@@ -92,7 +94,8 @@ WITH {_PAIRS}, room AS (
 ), picked AS (
     SELECT id, turn FROM ranked WHERE place <= room ORDER BY turn, due_at, id LIMIT %(limit)s
 )
-SELECT t.id, t.source, t.destination, t.identity, t.activity, t.priority, t.size_bytes
+SELECT t.id, t.source, t.destination, t.identity, t.activity, t.priority, t.size_bytes,
+    t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)
 FROM picked p JOIN transfer t USING (id)
 WHERE t.state IN ('NEW', 'RETRY')
 ORDER BY p.turn, t.due_at, t.id
@@ -122,9 +125,12 @@ SELECT id, state, 'ACQUIRED', attempt, fts_job, %(step_run)s FROM changed
 
 _REDRIVE = """
 WITH changed AS (
-    UPDATE transfer SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
+    UPDATE transfer t SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
         updated_at = now()
-    WHERE state = 'FAILED' AND created_at >= %(created_from)s AND created_at < %(created_to)s
+    WHERE NOT EXISTS (  -- a later request for the same destination has taken its place
+            SELECT FROM transfer o WHERE o.destination_key = t.destination_key AND o.id <> t.id
+                AND (o.state NOT IN ('DONE', 'FAILED', 'KILLED') OR o.id > t.id))
+        AND state = 'FAILED' AND created_at >= %(created_from)s AND created_at < %(created_to)s
         AND (%(username)s::text IS NULL OR username = %(username)s)
         AND (%(source)s::text IS NULL OR source = %(source)s)
         AND (%(destination)s::text IS NULL OR destination = %(destination)s)
@@ -152,6 +158,16 @@ def waiting_files(conn: Connection, link: Link, at_most: int = 10_000) -> int:
     return int(row[0]) if row else 0
 
 
+def waiting_for(conn: Connection, link: Link, identities: Collection[str], at_most: int = 10_000) -> int:
+    """Count the files of these identities that wait on a link, up to a bound."""
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT FROM transfer WHERE state IN ('NEW', 'RETRY')"
+        " AND source = %s AND destination = %s AND identity = ANY(%s) LIMIT %s) AS waiting",
+        (*link, list(identities), at_most),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def redrive_failed(conn: Connection, params: CycleParams, step_run: int) -> int:
     """Make the FAILED files of a backfill's window NEW again, with all their attempts; return how many."""
     return conn.execute(_REDRIVE, {**_filters(params), "step_run": step_run}).rowcount
@@ -162,11 +178,14 @@ def lock_grouping(conn: Connection) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (_GROUPING_LOCK,))
 
 
-def take(conn: Connection, params: CycleParams, rooms: dict[Link, int]) -> list[PendingFile]:
+def take(
+    conn: Connection, params: CycleParams, rooms: dict[Link, int], *, held: Collection[str] = ()
+) -> list[PendingFile]:
     """Lock and return the files to send now, in the order in which they should travel.
 
     Args:
         rooms: how many more files each link may have in flight; a link that is not named gets none.
+        held: identities whose files wait.
     """
     rows = conn.execute(
         _TAKE,
@@ -177,6 +196,8 @@ def take(conn: Connection, params: CycleParams, rooms: dict[Link, int]) -> list[
             "rooms": list(rooms.values()),
             "priorities": list(SHARE),
             "weights": list(SHARE.values()),
+            "held": list(held),
+            "overwriting": [category.value for category in GOES_WITH_OVERWRITE],
         },
     )
     return [PendingFile(*row) for row in rows]
@@ -188,7 +209,7 @@ def write_jobs(
     jobs: Sequence[PlannedJob],
     *,
     fts_server: str,
-    params_of: Callable[[Link], dict[str, Any]],
+    params_of: Callable[[JobKey], dict[str, Any]],
     step_run: int,
 ) -> None:
     """Write planned FTS jobs with their exact file lists and make their files ACQUIRED.
@@ -199,7 +220,7 @@ def write_jobs(
         cursor.executemany(
             _WRITE_JOBS,
             [
-                (job.sid, fts_server, cycle.cycle_id, *job.key, Jsonb(params_of(job.link)),
+                (job.sid, fts_server, cycle.cycle_id, *job.key[:5], Jsonb(params_of(job.key)),
                  list(job.transfer_ids), len(job.transfer_ids), job.size_bytes)
                 for job in jobs
             ],

@@ -29,7 +29,7 @@ CREATE TEMP TABLE incoming (
     position integer, request_id text, task text, username text, vo_group text, vo_role text,
     source text, destination text, source_lfn text, destination_lfn text, size_bytes bigint, adler32 text,
     type file_type, activity text, priority smallint, publication publication_state,
-    job_id text, job_retry_count smallint, reason text
+    job_id text, job_retry_count smallint, outcome text, reason text
 ) ON COMMIT DROP
 """
 
@@ -69,21 +69,29 @@ WITH created AS (
     JOIN task t ON t.name = i.task
     WHERE NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
     ORDER BY i.position
-    ON CONFLICT (request_id) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING id, request_id
 ), event AS (
     INSERT INTO transfer_event (transfer_id, to_state, attempt, step_run)
     SELECT id, 'NEW', 0, %(step_run)s FROM created
-), first AS (
-    SELECT DISTINCT ON (request_id) position FROM incoming
-    WHERE reason IS NULL AND request_id IN (SELECT request_id FROM created)
-    ORDER BY request_id, position
 )
-SELECT i.position, i.request_id,
-    CASE WHEN i.reason IS NOT NULL THEN 'refused'
-        WHEN f.position IS NOT NULL THEN 'created' ELSE 'exists' END,
-    i.reason
-FROM incoming i LEFT JOIN first f USING (position) ORDER BY i.position
+UPDATE incoming i SET outcome = 'created' FROM (
+    SELECT DISTINCT ON (request_id) position FROM incoming JOIN created USING (request_id)
+    WHERE reason IS NULL ORDER BY request_id, position
+) first WHERE i.position = first.position
+"""
+
+# What was neither created nor refused met another request: for the same file, or for the same destination.
+_ANSWER = """
+SELECT position, request_id,
+    CASE WHEN outcome IS NOT NULL THEN outcome WHEN reason IS NULL AND known THEN 'exists' ELSE 'refused' END,
+    CASE WHEN outcome IS NULL AND reason IS NULL AND NOT known
+        THEN 'another file is on its way to ' || destination_lfn || ' at ' || destination ELSE reason END
+FROM (
+    SELECT *, EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
+        OR EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id) AS known
+    FROM incoming i
+) answer ORDER BY position
 """
 
 
@@ -106,7 +114,8 @@ def add_transfers(
         conn.execute("ANALYZE incoming")
         conn.execute(_ADD_TASKS)
         conn.execute(_REFUSE)
-        answers = [Answer(*row) for row in conn.execute(_CREATE, {"step_run": step_run})]
+        conn.execute(_CREATE, {"step_run": step_run})
+        answers = [Answer(*row) for row in conn.execute(_ANSWER)]
         if any(answer.outcome == "created" for answer in answers):
             ring(conn)
     return answers

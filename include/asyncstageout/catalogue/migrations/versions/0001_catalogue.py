@@ -81,6 +81,7 @@ CREATE TABLE step_run (
     counts     jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX step_run_of_run ON step_run (dag_id, run_id);
+CREATE INDEX step_run_open ON step_run (started_at) WHERE ended_at IS NULL;
 COMMENT ON TABLE step_run IS
     'One executed Airflow task try, or one command of a person (then dag_id is NULL and task_id names it).';
 """
@@ -119,7 +120,8 @@ CREATE TABLE fts_job (
     ended_at     timestamptz,
     polled_at    timestamptz,
     next_poll_at timestamptz,
-    final_at     timestamptz
+    final_at     timestamptz,
+    missing_at   timestamptz
 );
 CREATE INDEX fts_job_open ON fts_job (next_poll_at) WHERE state = 'SUBMITTED';
 CREATE INDEX fts_job_planned ON fts_job (planned_at) WHERE state = 'PLANNED';
@@ -160,9 +162,13 @@ CREATE TABLE transfer (
     updated_at      timestamptz NOT NULL DEFAULT now(),
     fts_finished_at timestamptz,
     ended_at        timestamptz,
+    destination_key uuid GENERATED ALWAYS AS (md5(destination || ':' || destination_lfn)::uuid) STORED,
     CHECK ((ended_at IS NOT NULL) = (state IN ('DONE', 'FAILED', 'KILLED'))),
     CHECK (state NOT IN ('ACQUIRED', 'SUBMITTED') OR fts_job IS NOT NULL)
 );
+-- Two files that write one destination at a time would spoil each other.
+CREATE UNIQUE INDEX transfer_one_writer ON transfer (destination_key)
+    WHERE state NOT IN ('DONE', 'FAILED', 'KILLED');
 CREATE INDEX transfer_pending ON transfer (source, destination, username, priority, due_at, id)
     WHERE state IN ('NEW', 'RETRY');
 CREATE INDEX transfer_due ON transfer (due_at) WHERE state IN ('NEW', 'RETRY');
@@ -180,7 +186,10 @@ CREATE INDEX transfer_history_task ON transfer_history (task_id);
 CREATE INDEX transfer_history_destination ON transfer_history USING hash (destination_lfn);
 CREATE TABLE transfer_history_default PARTITION OF transfer_history DEFAULT;
 
+-- Order of the events of a file, which no clock can disturb: drawn while the file's row is locked, so CACHE 1.
+CREATE SEQUENCE transfer_event_id CACHE 1;
 CREATE TABLE transfer_event (
+    id          bigint NOT NULL DEFAULT nextval('transfer_event_id'),
     transfer_id bigint NOT NULL,
     at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     from_state  transfer_state,
@@ -190,7 +199,9 @@ CREATE TABLE transfer_event (
     step_run    bigint NOT NULL,
     reason      text
 ) PARTITION BY RANGE (at);
+ALTER SEQUENCE transfer_event_id OWNED BY transfer_event.id;
 CREATE INDEX transfer_event_of_transfer ON transfer_event (transfer_id);
+CREATE INDEX transfer_event_at ON transfer_event USING brin (at);
 CREATE TABLE transfer_event_default PARTITION OF transfer_event DEFAULT;
 COMMENT ON TABLE transfer_event IS 'Append-only audit trail, written by the statement that makes the change.';
 
@@ -256,6 +267,14 @@ BEGIN
 END $$;
 CREATE TRIGGER transfer_event_append_only BEFORE UPDATE OR DELETE ON transfer_event
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+CREATE FUNCTION refuse_other_list() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the file list of FTS job % is what FTS was told, and never changes', OLD.sid;
+END $$;
+CREATE TRIGGER fts_job_exact_list BEFORE UPDATE OF transfer_ids ON fts_job
+    FOR EACH ROW WHEN (OLD.transfer_ids IS DISTINCT FROM NEW.transfer_ids)
+    EXECUTE FUNCTION refuse_other_list();
 """
 
 
@@ -268,6 +287,6 @@ def downgrade() -> None:
     op.execute("""
         DROP TABLE identity_hold, link_breaker, link_window, fts_report, transfer_event, transfer_history,
             transfer, fts_job, task, step_run, cycle_link, cycle, link_policy, site;
-        DROP FUNCTION refuse_change;
+        DROP FUNCTION refuse_change, refuse_other_list;
         DROP TYPE job_state, file_type, publication_state, transfer_state;
     """)

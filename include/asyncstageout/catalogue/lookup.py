@@ -140,7 +140,7 @@ def file_events(conn: Connection, transfer_id: int) -> list[Event]:
         SELECT e.at, e.from_state::text, e.to_state::text, e.attempt, e.reason, e.fts_job, j.job_id,
             s.actor, s.dag_id, s.run_id, s.task_id, s.map_index, s.try_number
         FROM transfer_event e JOIN step_run s ON s.id = e.step_run LEFT JOIN fts_job j ON j.sid = e.fts_job
-        WHERE e.transfer_id = %s ORDER BY e.at, e.to_state
+        WHERE e.transfer_id = %s ORDER BY e.id
         """,
         (transfer_id,),
     )

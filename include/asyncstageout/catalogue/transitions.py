@@ -59,6 +59,9 @@ WITH move AS (
 ), changed AS (
     UPDATE transfer t SET
         state = x.next_state,
+        -- Killed while it waited: it is in no job, the one that it was in last has long counted it out.
+        fts_job = CASE WHEN x.next_state = 'KILL' AND x.from_state IN ('NEW', 'RETRY') THEN NULL
+            ELSE t.fts_job END,
         due_at = coalesce(x.due_at, t.due_at),
         fts_file_id = coalesce(x.fts_file_id, t.fts_file_id),
         fts_finished_at = x.fts_finished_at,
@@ -73,12 +76,14 @@ WITH move AS (
     SELECT id, from_state, state, attempt, fts_job, %(step_run)s, reason FROM changed
 ), closed AS (
     UPDATE fts_job j SET
-        open_files = j.open_files - c.files,
-        state = CASE WHEN j.open_files = c.files AND j.state = 'SUBMITTED' THEN 'ENDED' ELSE j.state END,
-        ended_at = CASE WHEN j.open_files = c.files THEN now() END
+        -- A count that is too low must not stop the others' moves: reconcile corrects it.
+        open_files = greatest(j.open_files - c.files, 0),
+        state = CASE WHEN j.open_files <= c.files AND j.state = 'SUBMITTED' THEN 'ENDED' ELSE j.state END,
+        ended_at = CASE WHEN j.open_files <= c.files THEN now() ELSE j.ended_at END
     FROM (
         SELECT fts_job, count(*)::integer AS files FROM changed
-        WHERE from_state IN ('ACQUIRED', 'SUBMITTED', 'KILL') GROUP BY fts_job
+        WHERE from_state IN ('ACQUIRED', 'SUBMITTED', 'KILL')
+            AND state NOT IN ('ACQUIRED', 'SUBMITTED', 'KILL') GROUP BY fts_job
     ) c WHERE j.sid = c.fts_job
 )
 SELECT state::text, count(*) FROM changed GROUP BY state

@@ -200,6 +200,8 @@ def test_taking_costs_the_same_however_long_the_queue(conn: Connection, add: Add
         "rooms": [100],
         "priorities": list(SHARE),
         "weights": list(SHARE.values()),
+        "held": ["somebody"],
+        "overwriting": ["destination-exists"],
     }
     (plan,) = conn.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_TAKE}", arguments).fetchone() or ([],)
     blocks = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]

@@ -31,6 +31,7 @@ pending = st.builds(
     activity=st.sampled_from(["default", "Analysis"]),
     priority=st.integers(1, 5),
     size_bytes=st.integers(0, 10**12),
+    overwrite=st.booleans(),
 )
 
 
@@ -45,10 +46,10 @@ def test_every_file_is_in_one_job_of_its_own_kind(files: list[PendingFile], size
     for job in jobs:
         assert 0 < len(job.transfer_ids) <= size
         members = [by_id[transfer_id] for transfer_id in job.transfer_ids]
-        assert {JobKey(*file[1:6]) for file in members} == {job.key}
+        assert {JobKey.of(file) for file in members} == {job.key}
         assert job.size_bytes == sum(file.size_bytes for file in members)
     # No more jobs than needed: all jobs of a key are full but its last.
-    kinds = Counter(JobKey(*file[1:6]) for file in files)
+    kinds = Counter(JobKey.of(file) for file in files)
     assert Counter(job.key for job in jobs) == {key: -(-number // size) for key, number in kinds.items()}
 
 

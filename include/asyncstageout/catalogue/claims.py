@@ -95,7 +95,7 @@ WITH {_PAIRS}, room AS (
     SELECT id, turn FROM ranked WHERE place <= room ORDER BY turn, due_at, id LIMIT %(limit)s
 )
 SELECT t.id, t.source, t.destination, t.identity, t.activity, t.priority, t.size_bytes,
-    t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)
+    (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE
 FROM picked p JOIN transfer t USING (id)
 WHERE t.state IN ('NEW', 'RETRY')
 ORDER BY p.turn, t.due_at, t.id

@@ -57,8 +57,10 @@ GROUP BY j.sid ORDER BY j.planned_at, j.sid
 """
 
 _ADOPT = """
-UPDATE fts_job SET cycle_id = %(cycle_id)s, planned_at = now()
+UPDATE fts_job j SET cycle_id = %(cycle_id)s, planned_at = now()
 WHERE state = 'PLANNED' AND planned_at < now() - make_interval(secs => %(older_than_s)s)
+    AND NOT EXISTS (SELECT FROM identity_hold h
+                    WHERE h.fts_server = j.fts_server AND h.identity = j.identity AND h.retry_at > now())
 """
 
 _ACCEPTED = """
@@ -128,6 +130,7 @@ def adopt_orphans(conn: Connection, cycle_id: int, older_than_s: float) -> int:
     """Give a cycle the planned jobs that nobody told FTS about for so long; return how many.
 
     Their cycle died, or FTS did not answer it. POSTing them again is safe whatever happened: the sid is kept.
+    Those of an identity that FTS does not let in wait until the hold is over.
     """
     return conn.execute(_ADOPT, {"cycle_id": cycle_id, "older_than_s": older_than_s}).rowcount
 

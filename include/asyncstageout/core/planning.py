@@ -41,6 +41,8 @@ class PendingFile(NamedTuple):
     activity: str
     priority: int
     size_bytes: int
+    overwrite: bool = False
+    """Whether it must overwrite what its last attempt met, whatever the policy says."""
 
     @property
     def link(self) -> Link:
@@ -55,6 +57,16 @@ class JobKey(NamedTuple):
     identity: str
     activity: str
     priority: int
+    overwrite: bool = False
+    """Set for a retry that must overwrite; otherwise the policy says."""
+
+    @property
+    def link(self) -> Link:
+        return Link(self.source, self.destination)
+
+    @classmethod
+    def of(cls, file: PendingFile) -> JobKey:
+        return cls(file.source, file.destination, file.identity, file.activity, file.priority, file.overwrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class PlannedJob:
 
     @property
     def link(self) -> Link:
-        return Link(self.key.source, self.key.destination)
+        return self.key.link
 
 
 def plan_jobs(
@@ -83,12 +95,10 @@ def plan_jobs(
     """
     groups: dict[JobKey, list[PendingFile]] = defaultdict(list)
     for file in files:
-        groups[JobKey(file.source, file.destination, file.identity, file.activity, file.priority)].append(
-            file
-        )
+        groups[JobKey.of(file)].append(file)
     jobs = []
     for key, group in groups.items():
-        size = policy_of(Link(key.source, key.destination)).files_per_job
+        size = policy_of(key.link).files_per_job
         for start in range(0, len(group), size):
             part = group[start : start + size]
             jobs.append(

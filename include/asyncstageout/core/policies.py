@@ -20,11 +20,17 @@ class LinkPolicy:
     verify_checksum: str = "both"
     overwrite: bool = True
     """As ASO and CRAB do: a task that runs again writes the same names with other bytes."""
+    overwrite_wrong: bool = True
+    """Where ``overwrite`` is off: once overwrite what an attempt of our own may have left, if it is wrong."""
     fts_retry: int = -1
     """Retries inside FTS; -1 is none, since this service retries and shows why."""
     max_time_in_queue_h: int = 10
     paused: str | None = None
     """Why no new file may start here, or None."""
+    breaker_attempts: int = 20
+    """The breaker judges a link by at least so many attempts in 10 minutes; 0 switches it off."""
+    breaker_failed_share: float = 0.8
+    """From this share of failed attempts on, nothing starts but probes."""
 
 
 @dataclass(frozen=True, slots=True)

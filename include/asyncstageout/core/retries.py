@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from asyncstageout.core.failures import Category
 
@@ -23,8 +24,29 @@ BACKOFFS: dict[Category, Backoff] = {
     Category.QUEUE_TIMEOUT: Backoff(first_s=900.0, factor=2.0),
     # Nothing was copied and nothing is wrong with the file.
     Category.LOST: Backoff(first_s=5.0, factor=4.0),
+    # Until somebody has renewed it.
+    Category.CREDENTIAL: Backoff(first_s=900.0, factor=2.0),
 }
 JITTER = 0.2
+
+ATTEMPT_SHARES: dict[Category, float] = {
+    # No byte was moved: it costs little to queue again, and patience is what helps.
+    Category.QUEUE_TIMEOUT: 2.0,
+    # Not the file's fault.
+    Category.LOST: 2.0,
+    Category.CREDENTIAL: 2.0,
+    # The same bytes spoiled twice in a row are a broken storage, and every attempt moves them all.
+    Category.DESTINATION_CHECKSUM: 2 / 3,
+}
+
+
+def attempts_allowed(category: Category, max_attempts: int) -> int:
+    """Return after how many attempts a file is given up whose last one failed like this.
+
+    Args:
+        max_attempts: the link's limit for ordinary failures.
+    """
+    return ceil(max_attempts * ATTEMPT_SHARES.get(category, 1.0))
 
 
 def retry_delay_s(category: Category, attempt: int, spread: float, scale: float = 1.0) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,9 +12,11 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.claims import links_with_work, lock_grouping, room_on, take, write_jobs
 from asyncstageout.catalogue.cycles import Cycle, end_stage
+from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.jobs import assign_shards, planned_loads
+from asyncstageout.catalogue.link_health import breakers, start_probes
 from asyncstageout.catalogue.sites import policy_rows
-from asyncstageout.core.planning import Link, PlannedJob, Shard, pack_shards, plan_jobs
+from asyncstageout.core.planning import JobKey, Link, PlannedJob, Shard, pack_shards, plan_jobs
 from asyncstageout.core.policies import LinkPolicy, policy_for
 from asyncstageout.steps.recording import Summary, files, size
 
@@ -56,28 +59,36 @@ def _plan(
     rows = policy_rows(conn)
     policies: dict[Link, LinkPolicy] = {}
     rooms: dict[Link, int] = {}
+    broken = breakers(conn)
+    now = datetime.now(UTC)
     for view in links_with_work(conn, cycle.params):
         policies[view.link] = policy_for(rows, *view.link)
         rooms[view.link] = room_on(view, policies[view.link])
-    jobs = plan_jobs(take(conn, cycle.params, rooms), policies.__getitem__, new_sid)
+        if breaker := broken.get(view.link):
+            rooms[view.link] = breaker.room(rooms[view.link], now)
+    held = {hold.identity for hold in holds(conn, fts_server)}
+    jobs = plan_jobs(take(conn, cycle.params, rooms, held=held), policies.__getitem__, new_sid)
+    start_probes(conn, [link for link in {job.link for job in jobs} if link in broken])
     write_jobs(
         conn,
         cycle,
         jobs,
         fts_server=fts_server,
-        params_of=lambda link: _fts_params(policies[link]),
+        params_of=lambda key: _fts_params(policies[key.link], key),
         step_run=step_run,
     )
     return jobs
 
 
-def _fts_params(policy: LinkPolicy) -> dict[str, Any]:
+def _fts_params(policy: LinkPolicy, key: JobKey) -> dict[str, Any]:
     """Return the policy's part of ``core.fts.JobParams``."""
+    overwrite = policy.overwrite or key.overwrite
     return {
         "verify_checksum": policy.verify_checksum,
-        "overwrite": policy.overwrite,
+        "overwrite": overwrite,
         "retry": policy.fts_retry,
         "max_time_in_queue": policy.max_time_in_queue_h,
+        "dst_file_report": not overwrite,
     }
 
 

@@ -127,6 +127,7 @@ CREATE INDEX fts_job_open ON fts_job (next_poll_at) WHERE state = 'SUBMITTED';
 CREATE INDEX fts_job_planned ON fts_job (planned_at) WHERE state = 'PLANNED';
 CREATE INDEX fts_job_in_flight ON fts_job (source, destination) WHERE state IN ('PLANNED', 'SUBMITTED');
 CREATE INDEX fts_job_of_cycle ON fts_job (cycle_id);
+CREATE INDEX fts_job_of_link ON fts_job (source, destination, planned_at);
 COMMENT ON TABLE fts_job IS
     'One submission attempt with its exact file list, written before the POST. The sid makes it idempotent.';
 

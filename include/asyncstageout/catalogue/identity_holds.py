@@ -1,0 +1,61 @@
+"""Identities that an FTS does not let in: nothing is submitted for them until it is time to ask again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityHold:
+    """An identity whose files wait; no attempt is used."""
+
+    fts_server: str
+    identity: str
+    reason: str
+    held_at: datetime
+    retry_at: datetime
+
+    def sentence(self) -> str:
+        """Say why its files wait, and until when."""
+        return (
+            f"{self.fts_server} has not let {self.identity} in since {self.held_at:%H:%M}"
+            f" (asked again {self.retry_at:%H:%M}): {self.reason}"
+        )
+
+
+def holds(conn: Connection, fts_server: str | None = None) -> list[IdentityHold]:
+    """Return the holds in force, of one FTS or all. One whose time is over is in force no more."""
+    rows = conn.execute(
+        "SELECT fts_server, identity, reason, held_at, retry_at FROM identity_hold"
+        " WHERE retry_at > now() AND (%(server)s::text IS NULL OR fts_server = %(server)s)"
+        " ORDER BY fts_server, identity",
+        {"server": fts_server},
+    )
+    return [IdentityHold(*row) for row in rows]
+
+
+def hold(
+    conn: Connection, fts_server: str, identities: Collection[str], *, reason: str, wait_s: float
+) -> None:
+    """Hold identities back for ``wait_s``, from now on or once more."""
+    conn.execute(
+        """
+        INSERT INTO identity_hold (fts_server, identity, reason, retry_at)
+        SELECT %s, i, %s, now() + make_interval(secs => %s) FROM unnest(%s::text[]) AS i ORDER BY i
+        ON CONFLICT (fts_server, identity) DO UPDATE
+            SET reason = excluded.reason, retry_at = excluded.retry_at
+        """,
+        (fts_server, reason, wait_s, sorted(identities)),
+    )
+
+
+def let_go(conn: Connection, fts_server: str, identities: Collection[str]) -> None:
+    """End the holds of identities that FTS has let in."""
+    conn.execute(
+        "DELETE FROM identity_hold WHERE fts_server = %s AND identity = ANY(%s)",
+        (fts_server, sorted(identities)),
+    )

@@ -17,6 +17,7 @@ DAGS = Path(__file__).parents[2] / "dags"
 EXPECTED = {
     "stageout_transfer": ["collect", "group", "submit", "summarise"],
     "stageout_sense": ["sense", "update_catalogue"],
+    "stageout_reconcile": ["check", "repair", "verdict"],
 }
 
 

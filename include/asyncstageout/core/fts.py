@@ -94,6 +94,8 @@ class FTSJobStatus:
     submitted_at: datetime | None
     finished_at: datetime | None
     files: tuple[FTSFileStatus, ...] = ()
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    """What the submitter said about the job; empty if it said something else than a mapping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,7 @@ def parse_job(row: JSON) -> JobAnswer:
         submitted_at=utc(row.get("submit_time")),
         finished_at=utc(row.get("job_finished")),
         files=tuple([parse_file(file) for file in row.get("files") or ()]),
+        metadata=_mapping(row.get("job_metadata")),
     )
 
 
@@ -281,6 +284,10 @@ def _word(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no state")
     return value
+
+
+def _mapping(value: object) -> Mapping[str, JSON]:
+    return value if isinstance(value, dict) else {}
 
 
 def _int_or_none(value: object) -> int | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
 
 from asyncstageout.catalogue.cycles import Cycle, open_cycle
 from asyncstageout.core.planning import Shard
+from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.running import cycle_params, run_step
+from asyncstageout.steps import reconcile
 from asyncstageout.steps.collect import collect as collect_step
 from asyncstageout.steps.group import group as group_step
 from asyncstageout.steps.recording import Summary
@@ -61,6 +64,29 @@ def update_catalogue(context: Context) -> XCom:
         return update_catalogue_step(conn, now=datetime.now(UTC), step_run=step_run)
 
     return run_step(context, step).as_xcom()
+
+
+def check(context: Context, *, fts_server: str) -> XCom:
+    """Return what is wrong, or nothing at all: then the rest of the run is skipped."""
+    summary = _reconciled(context, reconcile.check, fts_server)
+    return summary.as_xcom() if any(summary.counts.values()) else {}
+
+
+def repair(context: Context, *, fts_server: str) -> XCom:
+    dry_run = bool(context["params"]["dry_run"])
+    return _reconciled(context, partial(reconcile.repair, dry_run=dry_run), fts_server).as_xcom()
+
+
+def verdict(context: Context, *, fts_server: str) -> XCom:
+    return _reconciled(context, reconcile.verdict, fts_server).as_xcom()
+
+
+def _reconciled(context: Context, step: Callable[..., Summary], fts_server: str) -> Summary:
+    with FTSHook(fts_server).get_conn() as client:
+        return run_step(
+            context,
+            lambda conn, step_run: step(conn, client, fts_server=fts_server, step_run=step_run),
+        )
 
 
 def _cycle(conn: Connection, context: Context) -> Cycle:

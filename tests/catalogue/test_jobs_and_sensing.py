@@ -133,11 +133,11 @@ def test_the_result_of_a_cycle(conn: Connection, add: Add, submitted: Plan) -> N
 def test_jobs_are_polled_when_due(conn: Connection, add: Add, submitted: Plan) -> None:
     add(record(1), record(2, destination="T1_DE_KIT"))
     submitted()
-    due = jobs_to_poll(conn, 10)
-    assert len(due) == 2
     now = datetime.now(UTC)
-    record_polls(conn, [Poll(due[0].sid, "ACTIVE", now + timedelta(minutes=1))])
-    assert [job.sid for job in jobs_to_poll(conn, 10)] == [due[1].sid]
+    due = jobs_to_poll(conn, now, 10)
+    assert len(due) == 2
+    record_polls(conn, [Poll(due[0].sid, "ACTIVE", now + timedelta(minutes=1))], now)
+    assert [job.sid for job in jobs_to_poll(conn, now, 10)] == [due[1].sid]
     assert open_job_count(conn) == 2
 
 

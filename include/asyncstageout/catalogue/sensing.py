@@ -17,9 +17,15 @@ class OpenJob:
 
     sid: UUID
     job_id: UUID
-    fts_server: str
     file_count: int
     submitted_at: datetime
+    fts_state: str | None = None
+    """What FTS last said; None before the first answer."""
+    polled_at: datetime | None = None
+    final_at: datetime | None = None
+    """When its end was first seen."""
+    missing_at: datetime | None = None
+    """Since when FTS does not know it."""
 
 
 class Report(NamedTuple):
@@ -43,11 +49,14 @@ LOST = "LOST"
 
 
 class Poll(NamedTuple):
-    """When a job was asked about, what state it had, and when to ask again."""
+    """What a question about a job brought, and when to ask again."""
 
     sid: UUID
-    fts_state: str
+    fts_state: str | None
+    """None: FTS said nothing about it; what it said before stays."""
     next_poll_at: datetime
+    is_final: bool = False
+    is_missing: bool = False
 
 
 class ReportedFile(NamedTuple):
@@ -80,6 +89,8 @@ WHERE (s.transfer_id IS NULL
                    WHERE t.id = s.transfer_id AND t.fts_job = s.sid AND t.state IN ('SUBMITTED', 'KILL')))
     AND NOT EXISTS (SELECT FROM fts_report r
                     WHERE r.sid = s.sid AND r.transfer_id IS NOT DISTINCT FROM s.transfer_id)
+-- A word about one file is taken before one about its whole job.
+ORDER BY s.transfer_id NULLS LAST
 """
 
 _TAKE = """
@@ -95,18 +106,80 @@ SELECT t.id, r.sid, t.attempt, t.source, t.destination, t.size_bytes, t.adler32,
     r.dst_size_bytes, r.dst_adler32
 FROM taken r JOIN transfer t
     ON t.fts_job = r.sid AND t.state IN ('SUBMITTED', 'KILL') AND t.id = coalesce(r.transfer_id, t.id)
-ORDER BY t.id
+ORDER BY t.id, r.transfer_id NULLS LAST, r.id
+"""
+
+# Who waited longest, measured in its own intervals, goes first: when FTS may not be asked as often as all
+# jobs would like, their intervals stretch alike. A job that was never asked about is first of all.
+_TO_POLL = """
+SELECT sid, job_id, cardinality(transfer_ids), submitted_at, fts_state, polled_at, final_at, missing_at
+FROM fts_job WHERE state = 'SUBMITTED' AND next_poll_at <= %(now)s
+ORDER BY extract(epoch FROM %(now)s - polled_at)
+    / greatest(extract(epoch FROM next_poll_at - polled_at), 0.1) DESC NULLS FIRST, next_poll_at
+LIMIT %(at_most)s
+"""
+
+# Who holds a job's row is changing it: it is passed over, stays due, and nobody waits for anybody.
+_RECORD = """
+WITH poll AS (
+    SELECT * FROM unnest(%(sids)s::uuid[], %(states)s::text[], %(next)s::timestamptz[], %(final)s::boolean[],
+        %(missing)s::boolean[]) AS p(sid, state, next_at, is_final, is_missing)
+), job AS (
+    SELECT sid FROM fts_job WHERE sid = ANY(%(sids)s) AND state = 'SUBMITTED'
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE fts_job j SET
+    polled_at = %(now)s, next_poll_at = p.next_at, fts_state = coalesce(p.state, j.fts_state),
+    final_at = CASE WHEN p.is_final THEN coalesce(j.final_at, %(now)s)
+        WHEN p.state IS NULL THEN j.final_at END,
+    missing_at = CASE WHEN p.is_missing THEN coalesce(j.missing_at, %(now)s)
+        WHEN p.state IS NULL THEN j.missing_at END
+FROM poll p JOIN job USING (sid) WHERE j.sid = p.sid
+"""
+
+# Not while FTS does not know the job, and not over and over for a job whose files end one after the other.
+_MAKE_DUE = """
+UPDATE fts_job j SET next_poll_at = due.at
+FROM (
+    SELECT sid, greatest(%(now)s, polled_at + make_interval(secs => %(gap_s)s)) AS at FROM fts_job
+    WHERE state = 'SUBMITTED' AND sid = ANY(%(sids)s) AND missing_at IS NULL
+    FOR NO KEY UPDATE SKIP LOCKED
+) due WHERE j.sid = due.sid AND j.next_poll_at > due.at
 """
 
 
-def jobs_to_poll(conn: Connection, at_most: int) -> list[OpenJob]:
-    """Return the open jobs that are due to be asked about, the longest due first."""
+def jobs_to_poll(conn: Connection, now: datetime, at_most: int) -> list[OpenJob]:
+    """Return the open jobs that are due to be asked about, the most overdue first."""
+    return [OpenJob(*row) for row in conn.execute(_TO_POLL, {"now": now, "at_most": at_most})]
+
+
+def missing_jobs(conn: Connection, asked_since: datetime) -> tuple[int, int]:
+    """Return of the open jobs asked about since then: how many FTS does not know, and how many they are."""
+    row = conn.execute(
+        "SELECT count(*) FILTER (WHERE missing_at IS NOT NULL), count(*) FROM fts_job"
+        " WHERE state = 'SUBMITTED' AND polled_at >= %s",
+        (asked_since,),
+    ).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def open_sids(conn: Connection, job_ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """Return the sids of those of these FTS jobs that are ours and open."""
     rows = conn.execute(
-        "SELECT sid, job_id, fts_server, cardinality(transfer_ids), submitted_at FROM fts_job"
-        " WHERE state = 'SUBMITTED' AND next_poll_at <= now() ORDER BY next_poll_at LIMIT %s",
-        (at_most,),
+        "SELECT job_id, sid FROM fts_job WHERE state = 'SUBMITTED' AND job_id = ANY(%s)", (list(job_ids),)
     )
-    return [OpenJob(*row) for row in rows]
+    return dict(rows.fetchall())
+
+
+def files_by_destination(conn: Connection, sids: Sequence[UUID]) -> dict[tuple[UUID, str], int]:
+    """Return the open files of jobs, by (sid, destination URL)."""
+    rows = conn.execute(
+        "SELECT t.fts_job, d.pfn_prefix || t.destination_lfn, t.id FROM transfer t"
+        " JOIN site d ON d.name = t.destination"
+        " WHERE t.fts_job = ANY(%s) AND t.state IN ('SUBMITTED', 'KILL')",
+        (list(sids),),
+    )
+    return {(sid, url): transfer_id for sid, url, transfer_id in rows}
 
 
 def open_job_count(conn: Connection) -> int:
@@ -115,18 +188,24 @@ def open_job_count(conn: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def record_polls(conn: Connection, polls: Sequence[Poll]) -> None:
-    """Keep what state FTS gave to jobs and when to ask again."""
+def record_polls(conn: Connection, polls: Sequence[Poll], now: datetime) -> None:
+    """Keep what was learnt about jobs, since when they are final or missing, and when to ask again."""
     conn.execute(
-        "UPDATE fts_job j SET polled_at = now(), fts_state = p.state, next_poll_at = p.next_at"
-        " FROM unnest(%s::uuid[], %s::text[], %s::timestamptz[]) AS p(sid, state, next_at)"
-        " WHERE j.sid = p.sid AND j.state = 'SUBMITTED'",
-        (
-            [poll.sid for poll in polls],
-            [poll.fts_state for poll in polls],
-            [poll.next_poll_at for poll in polls],
-        ),
+        _RECORD,
+        {
+            "now": now,
+            "sids": [poll.sid for poll in polls],
+            "states": [poll.fts_state for poll in polls],
+            "next": [poll.next_poll_at for poll in polls],
+            "final": [poll.is_final for poll in polls],
+            "missing": [poll.is_missing for poll in polls],
+        },
     )
+
+
+def make_due(conn: Connection, sids: Sequence[UUID], now: datetime, gap_s: float = 2.0) -> int:
+    """Have jobs asked about at the next round, at least ``gap_s`` after the last; return how many."""
+    return conn.execute(_MAKE_DUE, {"sids": list(sids), "now": now, "gap_s": gap_s}).rowcount
 
 
 def stage_reports(conn: Connection, reports: Iterable[Report]) -> int:
@@ -149,7 +228,7 @@ def take_reports(conn: Connection, at_most: int) -> list[ReportedFile]:
     Call it in the transaction that applies them: if that fails, they are still there.
     """
     rows = conn.execute(_TAKE, (at_most,))
-    return [ReportedFile(*row[:_FILE_COLUMNS], Report(row[1], *row[_FILE_COLUMNS:])) for row in rows]
+    return [ReportedFile._make((*row[:_FILE_COLUMNS], Report(row[1], *row[_FILE_COLUMNS:]))) for row in rows]
 
 
 def staged_reports(conn: Connection) -> int:

@@ -6,11 +6,23 @@ can be final while the job is still ACTIVE, and the other way round (FTS 3.13; r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import Enum
 
 from asyncstageout.core.failures import Failure, classify
+from asyncstageout.core.fts import FTSFileStatus
+from asyncstageout.core.retries import attempts_allowed
 from asyncstageout.core.states import FTS_JOB_FINAL, TransferState
+
+LOST_AFTER_S = 10.0
+"""A job is lost when FTS did not know it twice, at least so far apart, and its archive does not either."""
+MANY_LOST_AFTER_S = 600.0
+"""The same when FTS does not know most jobs: rather an FTS that came up empty for a moment."""
+MANY = 3
+STUCK_AFTER = timedelta(hours=1)
+"""How long FTS may take to end the files of a job that it ended (its sanity check runs hourly)."""
 
 
 class Verdict(Enum):
@@ -33,6 +45,34 @@ def verdict(job_state: str, file_state: str) -> Verdict:
     if file_state == "NOT_USED" and job_state in FTS_JOB_FINAL:
         return _NOT_USED_AT_END.get(job_state, Verdict.FAILED)
     return Verdict.WAIT
+
+
+def said_most(job_state: str, files: Iterable[FTSFileStatus]) -> FTSFileStatus | None:
+    """Return what counts among several lines for one of our files, or None while it is under way.
+
+    One that arrived has arrived; while another is under way, a failed one is not the last word.
+    """
+    seen = [(verdict(job_state, file.state), file) for file in files]
+    if arrived := [file for meant, file in seen if meant is Verdict.ARRIVED]:
+        return arrived[0]
+    if any(meant is Verdict.WAIT for meant, _ in seen):
+        return None
+    return next((file for _, file in seen), None)
+
+
+def lost_after_s(missing: int, asked: int) -> float:
+    """Return how long a job must have been unknown to FTS before it counts as lost.
+
+    Args:
+        missing: how many jobs FTS does not know just now.
+        asked: of how many that it was asked about lately.
+    """
+    return MANY_LOST_AFTER_S if missing >= MANY and 2 * missing > asked else LOST_AFTER_S
+
+
+def is_stuck(final_at: datetime | None, now: datetime) -> bool:
+    """Say whether a job's end was so long ago that its unfinished files never will end in FTS."""
+    return final_at is not None and now - final_at >= STUCK_AFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +102,5 @@ def change(
 
 def after_failure(failure: Failure, *, attempt: int, max_attempts: int) -> Change:
     """Return whether a failed file is tried again or has failed for good."""
-    again = not failure.permanent and attempt < max_attempts
+    again = not failure.permanent and attempt < attempts_allowed(failure.category, max_attempts)
     return Change(TransferState.RETRY if again else TransferState.FAILED, failure)

@@ -1,11 +1,16 @@
-"""Asks FTS about every open job that is due, in bulk, and stages what is news for ``update_catalogue``."""
+"""Finds out which files are final at FTS, and stages what is news for ``update_catalogue``.
+
+A job that FTS does not know is looked for in its archive, and counts as lost only when it was missing twice.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from psycopg import Connection
 
@@ -14,18 +19,36 @@ from asyncstageout.catalogue.sensing import (
     OpenJob,
     Poll,
     Report,
+    files_by_destination,
     jobs_to_poll,
+    missing_jobs,
     record_polls,
     stage_reports,
 )
+from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.fts3 import FTS3Client
-from asyncstageout.core.fts import FTSJobStatus, JobAnswer, JobForbidden, JobMissing
-from asyncstageout.core.outcomes import Verdict, verdict
-from asyncstageout.core.polling import REFUSED_INTERVAL_S, poll_interval_s
+from asyncstageout.core.fts import FTSFileStatus, FTSJobStatus, JobForbidden, JobMissing
+from asyncstageout.core.outcomes import LOST_AFTER_S, Verdict, is_stuck, lost_after_s, said_most, verdict
+from asyncstageout.core.polling import (
+    MISSING_INTERVAL_S,
+    REFUSED_INTERVAL_S,
+    UNREADABLE_INTERVAL_S,
+    Allowance,
+    is_lively,
+    poll_interval_s,
+    wants_files,
+    work,
+)
+from asyncstageout.core.states import FTS_JOB_FINAL
+from asyncstageout.steps.asking import Answers, ask_about, in_threads
 
 logger = logging.getLogger(__name__)
 
 JOBS_PER_ROUND = 1000
+ARCHIVE_LOOKS_PER_ROUND = 20
+
+FileNumbers = Mapping[tuple[UUID, str], int]
+"""Our number of a file by (sid, destination URL)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,58 +59,164 @@ class Round:
     """Jobs asked about."""
     news: int
     """Files whose end was not known yet."""
+    missing: int = 0
+    """Jobs that FTS does not know and that do not count as lost yet."""
 
 
 def sense_once(
-    conn: Connection, client: FTS3Client, *, now: datetime, at_most: int = JOBS_PER_ROUND
+    conn: Connection,
+    client: FTS3Client,
+    *,
+    now: datetime,
+    at_most: int = JOBS_PER_ROUND,
+    allowance: Allowance | None = None,
 ) -> Round:
-    """Ask about the jobs that are due and stage every file that is final at FTS.
+    """Ask about jobs that are due, as far as the allowance goes, and stage every file that is final at FTS.
 
     Raises:
-        FTSError: FTS did not answer; the jobs stay due.
+        FTSError: FTS said nothing that can be used.
     """
-    jobs = jobs_to_poll(conn, at_most)
+    allowance = allowance or Allowance()
+    jobs = list(_affordable(jobs_to_poll(conn, now, at_most), allowance.room(now), now))
     if not jobs:
         return Round(0, 0)
-    answers = client.statuses(
-        [job.job_id for job in jobs], files_per_job={job.job_id: job.file_count for job in jobs}
-    )
-    answers = [_from_archive(client, answer) for answer in answers]
-    paired = list(zip(jobs, answers, strict=True))
+    answers = ask_about(client, jobs, now)
+    missing = [job for job in jobs if isinstance(answers.found.get(job.job_id), JobMissing)]
+    lost = _lost(conn, client, missing, answers, now)
+    allowance.spend(answers.work)
     # Staged before the next poll is put off: if this dies between the two, FTS is just asked again.
-    news = stage_reports(conn, (report for job, answer in paired for report in _reports(job, answer)))
-    record_polls(conn, [_next_poll(job, answer, now) for job, answer in paired])
-    return Round(len(jobs), news)
+    news = stage_reports(conn, [*_lost_reports(lost), *_reports(conn, jobs, answers, now)])
+    record_polls(conn, [poll for job in jobs if (poll := _next_poll(job, answers, now))], now)
+    if answers.problem and not answers.found:
+        raise answers.problem
+    still = sum(isinstance(answers.found[job.job_id], JobMissing) for job in missing) - len(lost)
+    return Round(len(jobs), news, still)
 
 
-def _from_archive(client: FTS3Client, answer: JobAnswer) -> JobAnswer:
+def _affordable(jobs: Iterable[OpenJob], room: float, now: datetime) -> Iterator[OpenJob]:
+    """Give jobs while there is room; the last may overdraw it, or a large one would never have its turn."""
+    for job in jobs:
+        if room <= 0:
+            return
+        whole = wants_files(job.fts_state, submitted_at=job.submitted_at, polled_at=job.polled_at, now=now)
+        room -= work([job.file_count], with_files=whole, requests=0)
+        yield job
+
+
+# --- jobs that FTS does not know ---
+
+
+def _lost(
+    conn: Connection, client: FTS3Client, missing: Sequence[OpenJob], answers: Answers, now: datetime
+) -> list[OpenJob]:
+    """Return the jobs that are lost for good; what the archive knows of others becomes their answer."""
+    enough = timedelta(seconds=LOST_AFTER_S)
+    again = [job for job in missing if job.missing_at and now - job.missing_at >= enough]
+    if not again:
+        return []
+    gone = _not_in_archive(client, again[:ARCHIVE_LOOKS_PER_ROUND], answers)
+    # Only questions since the youngest of these went missing tell whether FTS as a whole forgot.
+    since = max(job.missing_at for job in again if job.missing_at)
+    unknown, asked = missing_jobs(conn, since)
+    patience = timedelta(seconds=lost_after_s(unknown, asked))
+    lost = [job for job in gone if job.missing_at and now - job.missing_at >= patience]
+    if len(lost) < len(gone):
+        logger.warning(
+            "FTS does not know %d of %d jobs: none counts as lost before %.0f minutes",
+            unknown, asked, patience.total_seconds() / 60,
+        )  # fmt: skip
+    return lost
+
+
+def _not_in_archive(client: FTS3Client, jobs: Sequence[OpenJob], answers: Answers) -> list[OpenJob]:
     """FTS moves jobs to its archive 7 days after their end; a 404 alone is no proof of loss."""
-    return client.archived(answer.job_id) if isinstance(answer, JobMissing) else answer
+
+    def look(job: OpenJob) -> FTSJobStatus | JobMissing | None:
+        try:
+            return client.archived(job.job_id)
+        except FTSError as error:
+            logger.warning("%s", error)
+            return None
+
+    gone = []
+    for job, found in zip(jobs, in_threads(look, jobs), strict=True):
+        if isinstance(found, FTSJobStatus):
+            answers.found[job.job_id] = found
+        elif found:
+            gone.append(job)
+    answers.work += work([job.file_count for job in jobs], requests=len(jobs))
+    return gone
 
 
-def _reports(job: OpenJob, answer: JobAnswer) -> Iterator[Report]:
-    if isinstance(answer, JobMissing):
-        logger.warning("FTS knows job %s neither live nor in its archive", answer.job_id)
+def _lost_reports(jobs: Iterable[OpenJob]) -> Iterator[Report]:
+    for job in jobs:
+        logger.warning("FTS knows job %s neither live nor in its archive", job.job_id)
         yield Report(job.sid, None, None, LOST, LOST, "FTS does not know the job any more", None, None)
-    elif isinstance(answer, FTSJobStatus):
-        for file in answer.files:
-            if file.transfer_id is not None and verdict(answer.state, file.state) is not Verdict.WAIT:
-                yield Report(
-                    job.sid, file.transfer_id, file.file_id, answer.state, file.state,
-                    file.reason, file.recoverable, file.finished_at, file.dst_size_bytes, file.dst_adler32,
-                )  # fmt: skip
 
 
-def _next_poll(job: OpenJob, answer: JobAnswer, now: datetime) -> Poll:
-    if isinstance(answer, JobForbidden):
-        logger.warning("FTS does not show us job %s: %s", answer.job_id, answer.message)
-        return Poll(job.sid, "FORBIDDEN", now + timedelta(seconds=REFUSED_INTERVAL_S))
-    state = answer.state if isinstance(answer, FTSJobStatus) else LOST
-    interval_s = poll_interval_s((now - job.submitted_at).total_seconds(), state)
-    return Poll(job.sid, state, now + timedelta(seconds=interval_s))
+# --- files that are final ---
+
+
+def _reports(conn: Connection, jobs: Sequence[OpenJob], answers: Answers, now: datetime) -> Iterator[Report]:
+    answered = [
+        (job, found) for job in jobs if isinstance(found := answers.found.get(job.job_id), FTSJobStatus)
+    ]
+    numbers = _numbers_of_nameless(conn, answered)
+    for job, answer in answered:
+        yield from _file_reports(job, answer, numbers)
+        if answer.state in FTS_JOB_FINAL and is_stuck(job.final_at, now):
+            reason = f"FTS ended the job ({answer.state}) over an hour ago and left this file unfinished"
+            yield Report(job.sid, None, None, answer.state, "FAILED", reason, True, answer.finished_at)
+
+
+def _numbers_of_nameless(conn: Connection, answered: Iterable[tuple[OpenJob, FTSJobStatus]]) -> FileNumbers:
+    """Look up the files that FTS gave back without the number that we had sent along."""
+    sids = [job.sid for job, answer in answered if any(file.transfer_id is None for file in answer.files)]
+    return files_by_destination(conn, sids) if sids else {}
+
+
+def _file_reports(job: OpenJob, answer: FTSJobStatus, numbers: FileNumbers) -> Iterator[Report]:
+    if all(verdict(answer.state, file.state) is Verdict.WAIT for file in answer.files):
+        return
+    lines: defaultdict[int | None, list[FTSFileStatus]] = defaultdict(list)
+    for file in answer.files:
+        number = file.transfer_id
+        lines[number if number is not None else numbers.get((job.sid, file.dest_url))].append(file)
+    for transfer_id, files in lines.items():
+        if transfer_id is not None and (said := said_most(answer.state, files)):
+            yield Report(
+                job.sid, transfer_id, said.file_id, answer.state, said.state,
+                said.reason, said.recoverable, said.finished_at,
+            )  # fmt: skip
+
+
+# --- the next question ---
+
+
+def _next_poll(job: OpenJob, answers: Answers, now: datetime) -> Poll | None:
+    """Return when to ask again; None for a job without an answer, which stays due."""
+
+    def after(seconds: float) -> datetime:
+        return now + timedelta(seconds=seconds)
+
+    if job.job_id in answers.unreadable:
+        return Poll(job.sid, None, after(UNREADABLE_INTERVAL_S))
+    match answers.found.get(job.job_id):
+        case FTSJobStatus() as answer:
+            age_s = (now - job.submitted_at).total_seconds()
+            interval_s = poll_interval_s(age_s, answer.state, lively=is_lively(answer, now))
+            return Poll(job.sid, answer.state, after(interval_s), is_final=answer.state in FTS_JOB_FINAL)
+        case JobMissing():
+            return Poll(job.sid, None, after(MISSING_INTERVAL_S), is_missing=True)
+        case JobForbidden(message=message):
+            logger.warning("FTS does not show us job %s: %s", job.job_id, message)
+            return Poll(job.sid, "FORBIDDEN", after(REFUSED_INTERVAL_S))
+    return None
 
 
 def sentence(rounds: Sequence[Round]) -> str:
     """Say what a shift of rounds brought."""
     asked = sum(one.jobs for one in rounds)
-    return f"Asked FTS {asked:,} times about a job; {sum(one.news for one in rounds):,} files ended"
+    text = f"Asked FTS {asked:,} times about a job; {sum(one.news for one in rounds):,} files ended"
+    missing = max((one.missing for one in rounds), default=0)
+    return f"{text}; FTS does not know {missing:,} jobs just now" if missing else text

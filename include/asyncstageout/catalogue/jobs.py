@@ -67,7 +67,10 @@ _ACCEPTED = """
 WITH answer AS (
     SELECT * FROM unnest(%(sids)s::uuid[], %(job_ids)s::uuid[]) AS a(sid, job_id)
 ), job AS (
-    UPDATE fts_job j SET state = 'SUBMITTED', job_id = a.job_id, submitted_at = now(), next_poll_at = now()
+    -- Killed while FTS took it, to the last file: there is nothing to wait for.
+    UPDATE fts_job j SET state = (CASE WHEN j.open_files = 0 THEN 'ENDED' ELSE 'SUBMITTED' END)::job_state,
+        ended_at = CASE WHEN j.open_files = 0 THEN now() END,
+        job_id = a.job_id, submitted_at = now(), next_poll_at = now()
     FROM answer a WHERE j.sid = a.sid AND j.state = 'PLANNED'
     RETURNING j.sid
 ), changed AS (
@@ -103,10 +106,17 @@ WITH old AS (
     UPDATE fts_job SET state = 'REFUSED', reason = %(reason)s, ended_at = now(), open_files = 0
     WHERE sid = %(sid)s AND state = 'PLANNED'
     RETURNING *
+), member AS MATERIALIZED (
+    SELECT t.id, u.place FROM old CROSS JOIN LATERAL unnest(old.transfer_ids) WITH ORDINALITY AS u(id, place)
+    JOIN transfer t ON t.id = u.id AND t.fts_job = old.sid AND t.state = 'ACQUIRED'
+    ORDER BY t.id FOR UPDATE OF t
+), wanted AS (  -- without files that were killed meanwhile: these lists are new
+    SELECT array_agg(id ORDER BY place) AS ids FROM member
 ), part AS (
-    SELECT %(left)s::uuid AS sid, transfer_ids[:cardinality(transfer_ids) / 2] AS ids FROM old
-    UNION ALL
-    SELECT %(right)s::uuid, transfer_ids[cardinality(transfer_ids) / 2 + 1:] FROM old
+    SELECT p.* FROM wanted w, LATERAL (VALUES
+        (%(left)s::uuid, w.ids[:cardinality(w.ids) / 2]),
+        (%(right)s::uuid, w.ids[cardinality(w.ids) / 2 + 1:])
+    ) AS p(sid, ids) WHERE cardinality(p.ids) > 0
 ), job AS (
     INSERT INTO fts_job (sid, fts_server, cycle_id, shard, source, destination, identity, activity, priority,
         params, transfer_ids, open_files, size_bytes)
@@ -122,7 +132,7 @@ WITH old AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
     SELECT id, 'ACQUIRED', 'ACQUIRED', attempt, fts_job, %(step_run)s, %(reason)s FROM changed
 )
-SELECT count(*) FROM part
+SELECT count(*) FROM old
 """
 
 

@@ -79,7 +79,7 @@ WITH move AS (
         -- A count that is too low must not stop the others' moves: reconcile corrects it.
         open_files = greatest(j.open_files - c.files, 0),
         state = CASE WHEN j.open_files <= c.files AND j.state = 'SUBMITTED' THEN 'ENDED' ELSE j.state END,
-        ended_at = CASE WHEN j.open_files <= c.files THEN now() ELSE j.ended_at END
+        ended_at = CASE WHEN j.open_files <= c.files AND j.state = 'SUBMITTED' THEN now() ELSE j.ended_at END
     FROM (
         SELECT fts_job, count(*)::integer AS files FROM changed
         WHERE from_state IN ('ACQUIRED', 'SUBMITTED', 'KILL')

@@ -271,7 +271,7 @@ def bed(seed: int, *, cycles: int = 4, senses: int = 2) -> Iterator[Bed]:
             kept += [fts, sites]
             made = Bed(
                 folder, postgres, catalogue, fts, fts_port, sites,
-                _workers(folder, tls, catalogue, postgres_line, fts_line, cycles, senses),
+                _workers(folder, tls, catalogue, (postgres_line, fts_line), {"cycles": cycles, "sense": senses}),
                 postgres_line, fts_line, random.Random(seed),
             )  # fmt: skip
             made.control_file.write_text("")
@@ -331,19 +331,17 @@ def _workers(
     folder: Path,
     tls: SandboxTLS,
     catalogue: str,
-    postgres_line: Proxy,
-    fts_line: Proxy,
-    cycles: int,
-    senses: int,
+    lines: tuple[Proxy, Proxy],
+    counts: dict[str, int],
 ) -> dict[str, Kept]:
     made = {}
-    wanted = [("cycles", n) for n in range(cycles)] + [("sense", n) for n in range(senses)]
-    postgres_port = catalogue.rsplit(":", 1)[1].split("/", maxsplit=1)[0]
-    for position, (work, number) in enumerate(wanted):
-        name = f"{work}{number}"
+    postgres_line, fts_line = lines
+    address = f":{postgres_line.target_port}/"
+    names = [(work, f"{work}{number}") for work, count in counts.items() for number in range(count)]
+    for position, (work, name) in enumerate(names):
         command = [
             "-m", "chaos.worker", work, "--name", name,
-            "--catalogue", catalogue.replace(f":{postgres_port}/", f":{postgres_line.port}/"),
+            "--catalogue", catalogue.replace(address, f":{postgres_line.port}/"),
             "--fts", f"https://127.0.0.1:{fts_line.port}",
             "--ca", str(tls.ca), "--cert", str(tls.client.cert), "--key", str(tls.client.key),
         ]  # fmt: skip

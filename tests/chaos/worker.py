@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import psycopg
 from psycopg import Connection
@@ -69,13 +70,12 @@ def one_cycle(conn: Connection, client: FTS3Client, name: str) -> None:
 
     step("group", plan)
     for shard in range(len(shards)):
-        step(
-            "submit",
-            lambda number, shard=shard: submit(
-                conn, client, cycle_id=cycle.cycle_id, shard=shard, step_run=number
-            ),
-        )
+        step("submit", partial(_submit, conn, client, cycle.cycle_id, shard))
     step("summarise", lambda _: summarise(conn, cycle))
+
+
+def _submit(conn: Connection, client: FTS3Client, cycle_id: int, shard: int, step_run: int) -> Summary:
+    return submit(conn, client, cycle_id=cycle_id, shard=shard, step_run=step_run)
 
 
 def one_watch(conn: Connection, client: FTS3Client, name: str) -> None:

@@ -22,6 +22,7 @@ from asyncstageout.catalogue.link_health import breakers
 from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.catalogue.sites import policy_rows
 from asyncstageout.core.policies import LinkPolicy, policy_for
+from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files
 
 ORPHAN_AGE_S = 60.0
@@ -43,6 +44,8 @@ def collect(
         rows, held_files = _look(conn, params)
         record_links(conn, cycle.cycle_id, rows)
         end_stage(conn, cycle.cycle_id, "collected")
+        reached("collect.before_commit")
+    reached("collect.after_commit")
     held_links = sum(held is not None for _, _, held in rows)
     sentence = f"{len(rows)} links have waiting files"
     if held_links:

@@ -3,7 +3,7 @@
 ``ASO_CRASH_AT`` names a control file with a line for each wish: ``submit.after_post``, or
 ``submit.after_post:3`` for the third time that any process comes by. A wish is taken back before it is
 granted, so that it kills once, whatever starts again. Without the variable a point costs a look into the
-environment (half a microsecond).
+environment (about a microsecond).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from asyncstageout.catalogue.link_health import breakers, start_probes
 from asyncstageout.catalogue.sites import policy_rows
 from asyncstageout.core.planning import JobKey, Link, PlannedJob, Shard, pack_shards, plan_jobs
 from asyncstageout.core.policies import LinkPolicy, policy_for
+from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files, size
 
 MAX_SHARDS = 4
@@ -41,6 +42,7 @@ def group(
     planned: list[PlannedJob] = []
     with conn.transaction():
         lock_grouping(conn)
+        reached("group.before_intent")
         if cycle.grouped_at is None:
             planned = _plan(conn, cycle, fts_server=fts_server, step_run=step_run, new_sid=new_sid)
         if cycle.params.dry_run:
@@ -48,6 +50,8 @@ def group(
         end_stage(conn, cycle.cycle_id, "grouped")
         shards = pack_shards(planned_loads(conn, cycle.cycle_id), max_shards, JOBS_PER_SHARD)
         assign_shards(conn, shards)
+        reached("group.after_intent")
+    reached("group.after_commit")
     if cycle.params.dry_run:
         return _summary("Would plan", planned), []
     return _summary("Planned", planned), shards

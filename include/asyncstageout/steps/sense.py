@@ -41,6 +41,7 @@ from asyncstageout.core.polling import (
 )
 from asyncstageout.core.states import FTS_JOB_FINAL
 from asyncstageout.steps.asking import Answers, ask_about, in_threads
+from asyncstageout.steps.crashpoints import reached
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +85,10 @@ def sense_once(
     missing = [job for job in jobs if isinstance(answers.found.get(job.job_id), JobMissing)]
     lost = _lost(conn, client, missing, answers, now)
     allowance.spend(answers.work)
+    reached("sense.after_fetch")
     # Staged before the next poll is put off: if this dies between the two, FTS is just asked again.
     news = stage_reports(conn, [*_lost_reports(lost), *_reports(conn, jobs, answers, now)])
+    reached("sense.after_stage")
     record_polls(conn, [poll for job in jobs if (poll := _next_poll(job, answers, now))], now)
     if answers.problem and not answers.found:
         raise answers.problem

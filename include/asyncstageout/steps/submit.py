@@ -37,6 +37,7 @@ from asyncstageout.core.failures import Category, own_failure
 from asyncstageout.core.fts import JobParams, JobSubmission, NotSubmittable, TransferFile
 from asyncstageout.core.fts_ids import deterministic_job_id
 from asyncstageout.core.states import TransferState
+from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ def _post_all(client: FTS3Client, jobs: Sequence[JobToSubmit], threads: int) -> 
 
 
 def _post(client: FTS3Client, job: JobToSubmit) -> _Answer:
+    reached("submit.before_post")
     try:
         return _Answer(job, job_id=client.submit(_submission(job)))
     except SidDuplicated:
@@ -173,8 +175,10 @@ def _settle(
     """Write down what FTS said; return the new jobs that came out of refused ones."""
     accepted = [(answer.job.sid, answer.job_id) for answer in answers if answer.job_id]
     if accepted:
+        reached("submit.after_post")
         tally.files += record_accepted(conn, accepted, step_run)
         tally.jobs += len(accepted)
+        reached("submit.after_commit")
     parts: list[UUID] = []
     for answer in answers:
         if answer.problem is None:

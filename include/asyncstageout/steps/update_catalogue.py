@@ -21,6 +21,7 @@ from asyncstageout.core.planning import Link
 from asyncstageout.core.policies import LinkPolicy, policy_for
 from asyncstageout.core.retries import retry_delay_s
 from asyncstageout.core.states import TransferState
+from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.judging import Tally, judge_links
 from asyncstageout.steps.recording import Summary, files
 
@@ -46,6 +47,8 @@ def update_catalogue(conn: Connection, *, now: datetime, step_run: int) -> Summa
             moves = [(_link(file), move) for file in reported if (move := _move(file, policy_of, now))]
             moved.update(apply_moves(conn, [move for _, move in moves], step_run))
             tally.add(conn, moves)
+            reached("update.before_commit")
+        reached("update.after_commit")
         if not reported:
             break
     turned = judge_links(conn, tally, policy_of)

@@ -90,13 +90,17 @@ WITH job AS (
     WHERE sid = %(sid)s AND state = 'PLANNED'
     RETURNING sid
 ), changed AS (
-    UPDATE transfer t SET state = 'NEW', updated_at = now(),
+    -- A file that was being killed is in no job now, and so it is killed.
+    UPDATE transfer t SET updated_at = now(),
+        state = (CASE t.state WHEN 'KILL' THEN 'KILLED' ELSE 'NEW' END)::transfer_state,
+        ended_at = CASE t.state WHEN 'KILL' THEN now() END,
         due_at = now() + make_interval(secs => %(wait_s)s)
-    FROM job WHERE t.fts_job = job.sid AND t.state = 'ACQUIRED'
-    RETURNING t.id, t.attempt, t.fts_job
+    FROM job WHERE t.fts_job = job.sid AND t.state IN ('ACQUIRED', 'KILL')
+    RETURNING t.id, t.state, t.attempt, t.fts_job
 ), event AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
-    SELECT id, 'ACQUIRED', 'NEW', attempt, fts_job, %(step_run)s, %(reason)s FROM changed
+    SELECT id, CASE state WHEN 'KILLED' THEN 'KILL' ELSE 'ACQUIRED' END::transfer_state, state, attempt,
+        fts_job, %(step_run)s, %(reason)s FROM changed
 )
 SELECT count(*) FROM changed
 """
@@ -110,13 +114,13 @@ WITH old AS (
     SELECT t.id, u.place FROM old CROSS JOIN LATERAL unnest(old.transfer_ids) WITH ORDINALITY AS u(id, place)
     JOIN transfer t ON t.id = u.id AND t.fts_job = old.sid AND t.state = 'ACQUIRED'
     ORDER BY t.id FOR UPDATE OF t
-), wanted AS (  -- without files that were killed meanwhile: these lists are new
-    SELECT array_agg(id ORDER BY place) AS ids FROM member
+), sided AS (  -- without files that were killed meanwhile: these lists are new
+    SELECT id, place, CASE
+        WHEN coalesce(id = ANY(%(first)s::bigint[]), row_number() OVER (ORDER BY place) <= count(*) OVER () / 2)
+        THEN %(left)s::uuid ELSE %(right)s::uuid END AS sid
+    FROM member
 ), part AS (
-    SELECT p.* FROM wanted w, LATERAL (VALUES
-        (%(left)s::uuid, w.ids[:cardinality(w.ids) / 2]),
-        (%(right)s::uuid, w.ids[cardinality(w.ids) / 2 + 1:])
-    ) AS p(sid, ids) WHERE cardinality(p.ids) > 0
+    SELECT sid, array_agg(id ORDER BY place) AS ids FROM sided GROUP BY sid
 ), job AS (
     INSERT INTO fts_job (sid, fts_server, cycle_id, shard, source, destination, identity, activity, priority,
         params, transfer_ids, open_files, size_bytes)
@@ -128,11 +132,29 @@ WITH old AS (
     UPDATE transfer t SET fts_job = p.sid, updated_at = now()
     FROM part p WHERE t.id = ANY(p.ids) AND t.fts_job = %(sid)s AND t.state = 'ACQUIRED'
     RETURNING t.id, t.attempt, t.fts_job
+), killed AS (
+    UPDATE transfer t SET state = 'KILLED', updated_at = now(), ended_at = now()
+    FROM old WHERE t.fts_job = old.sid AND t.state = 'KILL'
+    RETURNING t.id, t.attempt, t.fts_job
 ), event AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
-    SELECT id, 'ACQUIRED', 'ACQUIRED', attempt, fts_job, %(step_run)s, %(reason)s FROM changed
+    SELECT id, 'ACQUIRED'::transfer_state, 'ACQUIRED'::transfer_state, attempt, fts_job, %(step_run)s,
+        %(reason)s FROM changed
+    UNION ALL
+    SELECT id, 'KILL', 'KILLED', attempt, fts_job, %(step_run)s, %(reason)s FROM killed
 )
 SELECT count(*) FROM old
+"""
+
+# FTS took the same parameters on the same link within the hour; or whoever could mend them had a day.
+_BLAMES_FILE = """
+SELECT %(alone)s AND EXISTS (
+        SELECT FROM fts_job o WHERE o.source = j.source AND o.destination = j.destination
+            AND o.planned_at > now() - interval '1 day' AND o.params = j.params
+            AND o.submitted_at > now() - interval '1 hour')
+    OR coalesce((SELECT max(t.created_at) FROM transfer t WHERE t.fts_job = j.sid) < now() - interval '1 day',
+        false)
+FROM fts_job j WHERE j.sid = %(sid)s
 """
 
 
@@ -256,13 +278,43 @@ def close_refused(conn: Connection, sid: UUID, reason: str) -> None:
     )
 
 
-def split(conn: Connection, sid: UUID, halves: tuple[UUID, UUID], reason: str, step_run: int) -> bool:
-    """Replace a refused job by two planned ones with half of its files each, to find the file at fault.
+def split(
+    conn: Connection,
+    sid: UUID,
+    parts: tuple[UUID, UUID],
+    reason: str,
+    step_run: int,
+    *,
+    first: Sequence[int] | None = None,
+) -> bool:
+    """Replace a refused job by two planned ones, to find or to take out the file at fault.
+
+    Args:
+        parts: fresh sids; a part without files is not made.
+        first: files of the first part; None gives each part half of the files.
 
     Returns False, and changes nothing, if the job is not PLANNED any more.
     """
-    left, right = halves
+    left, right = parts
     row = conn.execute(
-        _SPLIT, {"sid": sid, "left": left, "right": right, "reason": reason, "step_run": step_run}
+        _SPLIT,
+        {
+            "sid": sid,
+            "left": left,
+            "right": right,
+            "first": None if first is None else list(first),
+            "reason": reason,
+            "step_run": step_run,
+        },
     ).fetchone()
+    return bool(row and row[0])
+
+
+def blames_file(conn: Connection, sid: UUID, *, alone: bool) -> bool:
+    """Say whether the refusal of a job of one file is that file's fault, and not that of the parameters.
+
+    Args:
+        alone: nothing else was refused for the same reason, so what FTS took before on the link counts.
+    """
+    row = conn.execute(_BLAMES_FILE, {"sid": sid, "alone": alone}).fetchone()
     return bool(row and row[0])

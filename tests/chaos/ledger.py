@@ -33,10 +33,12 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.is_whole = True
+        """False when faults were left out for want of time."""
 
     @property
     def is_right(self) -> bool:
-        return all(entry.findings.is_right and entry.injected for entry in self.entries)
+        return self.is_whole and all(entry.findings.is_right and entry.injected for entry in self.entries)
 
     def table(self) -> str:
         rows = [HEADINGS, *(entry.cells for entry in self.entries)]

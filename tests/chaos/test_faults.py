@@ -1,6 +1,6 @@
 """The steps under faults: real processes, real Postgres, real FTS, files with bytes. `make chaos` adds Airflow.
 
-Four cycles and two sensors work at once, each in another time zone, all through a network that can be bad.
+Four cycles, two sensors and two reconciles work at once, each in another time zone, all through a network that can be bad.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check(ledger: Ledger, bed: Bed, load: Load, *, fault: str, injected: int, in
     assert in_flight, "the fault met no file on its way"
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("reconcile.")])
+@pytest.mark.parametrize("point", POINTS)
 def test_a_worker_is_killed_between_two_effects(running: Bed, ledger: Ledger, point: str) -> None:
     """A2, A3 and everything like them: the same work goes on, once, whatever was done already."""
     running.arm(point, visits=running.random.randint(1, 3))

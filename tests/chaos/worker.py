@@ -1,4 +1,4 @@
-"""A process that does what Airflow's tasks do, in a loop: ``python -m chaos.worker cycles|sense ...``.
+"""A process that does what Airflow's tasks do, in a loop: ``python -m chaos.worker cycles|sense|reconcile ...``.
 
 Like Airflow's tasks it dies of nothing but a kill: a failure ends the try, and the next try goes on with the
 same run. Kept alive by :mod:`chaos.bed`.
@@ -25,6 +25,7 @@ from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.clients.http import Access, Patience, new_session
 from asyncstageout.steps.collect import collect
 from asyncstageout.steps.group import group
+from asyncstageout.steps.reconcile import repair
 from asyncstageout.steps.recording import Summary, recorded
 from asyncstageout.steps.sense import sense_once
 from asyncstageout.steps.submit import submit
@@ -86,7 +87,17 @@ def one_watch(conn: Connection, client: FTS3Client, name: str) -> None:
         recorded(conn, actor, lambda number: update_catalogue(conn, now=datetime.now(UTC), step_run=number))
 
 
-WORK: dict[str, Callable[[Connection, FTS3Client, str], None]] = {"cycles": one_cycle, "sense": one_watch}
+def one_reconcile(conn: Connection, client: FTS3Client, name: str) -> None:
+    """Mend what there is to mend."""
+    actor = Actor("repair", name, "stageout_reconcile", name)
+    recorded(conn, actor, lambda number: repair(conn, client, fts_server="fts", step_run=number))
+
+
+WORK: dict[str, Callable[[Connection, FTS3Client, str], None]] = {
+    "cycles": one_cycle,
+    "sense": one_watch,
+    "reconcile": one_reconcile,
+}
 
 
 def main() -> None:

@@ -61,7 +61,16 @@ def task_instance(task_id: str = "sense") -> Any:
 def test_the_connection_type_has_a_form() -> None:
     fields = {name for name in ProvidersManager().connection_form_widgets if name.startswith("extra__fts3__")}
     assert fields == {
-        f"extra__fts3__{name}" for name in ("ca_file", "cert_file", "key_file", "vo", "monitor_url")
+        f"extra__fts3__{name}"
+        for name in (
+            "ca_file",
+            "cert_file",
+            "key_file",
+            "vo",
+            "monitor_url",
+            "messages_url",
+            "messages_password",
+        )
     }
     info = get_provider_info()
     assert info["connection-types"][0]["hook-class-name"].endswith(".FTSHook")

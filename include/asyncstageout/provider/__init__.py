@@ -42,4 +42,8 @@ _FTS3_FIELDS = {
     "key_file": _field("Client key", "PEM file; empty if the certificate file holds the key"),
     "vo": _field("VO", "As FTS sees it; asked from FTS when empty"),
     "monitor_url": _field("Monitor", "Base of job pages; empty means port 8449 of the host"),
+    "messages_url": _field(
+        "Messages", "stomp+ssl://user@host:port of the broker with FTS's messages; empty means polling alone"
+    ),
+    "messages_password": _field("Password for messages", "Empty where the client certificate counts"),
 }

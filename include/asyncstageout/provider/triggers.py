@@ -31,10 +31,15 @@ from asyncstageout.catalogue.step_runs import end_step, start_step
 from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.clients.http import Patience
+from asyncstageout.clients.messages import MessageFeed
+from asyncstageout.core.polling import Allowance
 from asyncstageout.provider.hooks import FTSHook
+from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.running import actor_of
+from asyncstageout.steps.notices import heed
 from asyncstageout.steps.sense import Round, sense_once, sentence
 
+PATIENCE = Patience(tries=1, read_s=30)
 LONGEST_PAUSE_S = 30.0
 LISTEN_S = 30.0
 """How long a listener trusts its connection before it looks at the queue itself."""
@@ -65,7 +70,7 @@ class OpenFTSJobsTrigger(BaseTrigger):
         fts_conn_id: str,
         shift_s: float = 120.0,
         linger_s: float = 1.0,
-        pause_s: float = 1.0,
+        pause_s: float = 0.5,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.catalogue_conn_id = catalogue_conn_id
@@ -88,22 +93,24 @@ class OpenFTSJobsTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         url = await catalogue_url(self.catalogue_conn_id)
-        hook = FTSHook(self.fts_conn_id, connection=await BaseHook.aget_connection(self.fts_conn_id))
+        connection = await BaseHook.aget_connection(self.fts_conn_id)
+        feed = feed_of(connection)
+        hook = FTSHook(self.fts_conn_id, connection=connection)
         # Patience is the shift's: a question that fails is asked again by the next round.
-        with hook.get_conn(patience=Patience(tries=1)) as client:
+        with hook.get_conn(patience=PATIENCE) as client:
             conn = await asyncio.to_thread(connect, url, "stageout_sense")
             try:
-                yield await self._watch(conn, client)
+                yield await self._watch(conn, client, feed)
             finally:
                 await asyncio.to_thread(conn.close)
 
-    async def _watch(self, conn: Connection, client: FTS3Client) -> TriggerEvent:
+    async def _watch(self, conn: Connection, client: FTS3Client, feed: MessageFeed | None) -> TriggerEvent:
         step_run = await asyncio.to_thread(start_step, conn, actor_of(self.task_instance))
-        rounds, problem = await self._shift(conn, client)
+        rounds, problem = await self._shift(conn, client, feed)
         text = sentence(rounds)
         counts = {"questions": sum(one.jobs for one in rounds), "news": sum(one.news for one in rounds)}
         outcome = "success"
-        if problem is not None and not rounds:
+        if problem is not None and not any(one.jobs or one.news for one in rounds):
             # Not one answer in a whole shift: an operator should see red.
             outcome, text = "failed", f"FTS gave no answer for {self.shift_s:.0f} s: {problem}"
         await asyncio.to_thread(end_step, conn, step_run, outcome=outcome, sentence=text, counts=counts)
@@ -111,7 +118,9 @@ class OpenFTSJobsTrigger(BaseTrigger):
         xcoms: dict[str, Any] = {"return_value": {"sentence": text, **counts}}
         return TaskSuccessEvent(xcoms=xcoms) if outcome == "success" else TaskFailedEvent(xcoms=xcoms)
 
-    async def _shift(self, conn: Connection, client: FTS3Client) -> tuple[list[Round], FTSError | None]:
+    async def _shift(
+        self, conn: Connection, client: FTS3Client, feed: MessageFeed | None
+    ) -> tuple[list[Round], FTSError | None]:
         """Ask, rest, ask again; return the rounds with answers, and the last problem if it stayed."""
         started = monotonic()
         # What an earlier run staged and could not apply is news too.
@@ -119,21 +128,38 @@ class OpenFTSJobsTrigger(BaseTrigger):
         end = started + (self.linger_s if staged else self.shift_s)
         rounds: list[Round] = []
         problem: FTSError | None = None
-        pause_s = self.pause_s
+        pause_s, allowance = self.pause_s, Allowance()
         while True:
             try:
-                one = await asyncio.to_thread(sense_once, conn, client, now=datetime.now(UTC))
+                one = await asyncio.to_thread(_round, conn, client, feed, allowance)
             except FTSError as error:
                 problem, pause_s = error, min(2 * pause_s, LONGEST_PAUSE_S)
                 self.log.warning("%s; asking again in %.0f s", error, pause_s)
             else:
-                problem, pause_s = None, self.pause_s
+                pause_s = self.pause_s
+                problem = None if one.jobs else problem
                 rounds.append(one)
                 if one.news:
                     end = min(end, monotonic() + self.linger_s)
             if monotonic() >= end:
                 return rounds, problem
-            await asyncio.sleep(max(0.0, min(pause_s, end - monotonic())))
+            await _rest(feed, max(0.0, min(pause_s, end - monotonic())))
+
+
+def _round(conn: Connection, client: FTS3Client, feed: MessageFeed | None, allowance: Allowance) -> Round:
+    """Take in what messages say; if that is no news, ask about what is due."""
+    now = datetime.now(UTC)
+    if feed and (heard := heed(conn, feed.take(), now=now)):
+        return Round(0, heard)
+    return sense_once(conn, client, now=now, allowance=allowance)
+
+
+async def _rest(feed: MessageFeed | None, seconds: float) -> None:
+    """Pause until the time is over or a message comes."""
+    if feed is None:
+        await asyncio.sleep(seconds)
+    else:
+        await asyncio.to_thread(feed.wait, seconds)
 
 
 class PendingFilesTrigger(BaseEventTrigger):

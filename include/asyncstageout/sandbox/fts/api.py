@@ -96,7 +96,8 @@ class Pulse:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due_s = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -110,6 +111,7 @@ class Pulse:
         self._loop = None
         if self._timer:
             self._timer.cancel()
+            self._timer = None
 
     def soon(self) -> None:
         """Tick soon."""
@@ -145,10 +147,11 @@ class Pulse:
         if self._loop is None:
             return
         due_s = self._loop.time() + delay_s
-        if self._timer is None or self._timer.cancelled() or self._timer.when() > due_s:
+        if self._timer is None or self._due_s > due_s:
             if self._timer:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due_s, self._tick)
+            # Remembered here: what uvloop gives for a moment that is almost now cannot tell when it is due.
+            self._timer, self._due_s = self._loop.call_at(due_s, self._tick), due_s
 
     def _tick(self) -> None:
         self._timer = None

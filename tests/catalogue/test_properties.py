@@ -1,0 +1,324 @@
+"""Any interleaving of what happens to a catalogue, with deaths in between, keeps every invariant of the audit.
+
+Hypothesis plays the house: files arrive, cycles plan, an FTS (a model: it copies nothing) takes jobs, refuses
+them, loses replies or itself; users kill, operators drive again, reconcile mends. Each operation runs alone or
+beside another one, on two connections, and may die before its commit. After each the whole audit holds, and no
+file is in two jobs at FTS. At the end everything left can be brought to its end.
+
+``ASO_LONG_TESTS=1`` plays for some twenty minutes instead of less than one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any, cast
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from psycopg import Connection
+
+from asyncstageout.catalogue.audit import audit
+from asyncstageout.catalogue.claims import links_with_work, lock_grouping, redrive_failed, take, write_jobs
+from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.cycles import CycleParams, open_cycle
+from asyncstageout.catalogue.history import move_finished
+from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.jobs import adopt_orphans, close_refused, record_accepted, release, split
+from asyncstageout.catalogue.sensing import LOST, Report, stage_reports
+from asyncstageout.catalogue.step_runs import Actor, start_step
+from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.failures import Category, own_failure
+from asyncstageout.core.fts import FTSJobStatus, JobAnswer, JobMissing
+from asyncstageout.core.fts_ids import deterministic_job_id
+from asyncstageout.core.planning import plan_jobs
+from asyncstageout.core.policies import LinkPolicy
+from asyncstageout.core.requests import read_requests
+from asyncstageout.core.states import TransferState
+from asyncstageout.steps import reconcile
+from asyncstageout.steps.update_catalogue import update_catalogue
+from fixtures.catalogue import record
+
+S = TransferState
+LONG = bool(os.environ.get("ASO_LONG_TESTS"))
+PLAY = settings(
+    max_examples=600 if LONG else 25,
+    stateful_step_count=60 if LONG else 30,
+    derandomize=not LONG,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+PATIENCE_S = 30
+FOR_EVER_AGO, FOR_EVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+FILES = 12
+DESTINATIONS = 9
+"""Fewer than files: some requests want a destination that another one writes."""
+
+
+class ModelFTS:
+    """What an FTS has: jobs with files that run, end, or are forgotten. It answers reconcile as a client does."""
+
+    vo = "cms"
+
+    def __init__(self) -> None:
+        self.jobs: dict[UUID, dict[int, str]] = {}
+        self.copied: set[int] = set()
+
+    def id_of(self, sid: UUID) -> UUID:
+        return deterministic_job_id(self.vo, str(sid))
+
+    def post(self, sid: UUID, transfer_ids: Sequence[int]) -> UUID:
+        self.jobs.setdefault(self.id_of(sid), dict.fromkeys(transfer_ids, "ACTIVE"))
+        return self.id_of(sid)
+
+    def running(self) -> list[tuple[UUID, int]]:
+        return [(job, file) for job, files in self.jobs.items() for file, s in files.items() if s == "ACTIVE"]
+
+    def end(self, job_id: UUID, transfer_id: int, state: str) -> None:
+        self.jobs[job_id][transfer_id] = state
+        if state == "FINISHED":
+            self.copied.add(transfer_id)
+
+    def statuses(self, job_ids: Sequence[UUID], *, with_files: bool) -> list[JobAnswer]:
+        return [_status(job_id) if job_id in self.jobs else JobMissing(job_id) for job_id in job_ids]
+
+    def archived(self, job_id: UUID) -> JobMissing:
+        return JobMissing(job_id)
+
+    def list_jobs(self, *, limit: int) -> list[FTSJobStatus]:
+        return [_status(job_id) for job_id in dict.fromkeys(job for job, _ in self.running())][:limit]
+
+
+def _status(job_id: UUID) -> FTSJobStatus:
+    return FTSJobStatus(job_id, "ACTIVE", None, None, None, metadata={"issuer": "ASO"})
+
+
+class House(RuleBasedStateMachine):
+    """A catalogue, an FTS, and everybody who works on them."""
+
+    def __init__(self, one: Connection, other: Connection, observer: Connection) -> None:
+        super().__init__()
+        self.one, self.other, self.observer = one, other, observer
+        self.fts = ModelFTS()
+        self.numbers = count(1)
+        _empty(one)
+        self.step = start_step(one, Actor(task_id="test", name="hypothesis"))
+
+    # --- what happens in the catalogue: each as one transaction of somebody ---
+
+    def arrive(self, conn: Connection, n: int) -> None:
+        places = [(n + offset) % FILES for offset in range(3)]
+        records = [
+            record(place, destination_lfn=f"/store/user/alice/mc/out_{place % DESTINATIONS}.root")
+            for place in places
+        ]
+        add_transfers(conn, read_requests(records)[0], self.step)
+
+    def cycle(self, conn: Connection, n: int) -> None:
+        cycle = open_cycle(conn, "stageout_transfer", f"run {next(self.numbers)}", CycleParams(limit=n + 1))
+        adopt_orphans(conn, cycle.cycle_id, older_than_s=-1)
+        with conn.transaction():
+            lock_grouping(conn)
+            rooms = {view.link: 100 for view in links_with_work(conn, cycle.params)}
+            files = take(conn, cycle.params, rooms)
+            jobs = plan_jobs(
+                files, lambda _: LinkPolicy(files_per_job=4), lambda: UUID(int=next(self.numbers))
+            )
+            write_jobs(conn, cycle, jobs, fts_server="fts", params_of=lambda _: {}, step_run=self.step)
+
+    def _answer(self, conn: Connection, n: int, refused: Callable[[UUID, list[int]], object] | None) -> None:
+        """FTS takes a planned job, or refuses it; one that it has is a duplicate, and so accepted."""
+        planned = conn.execute(
+            "SELECT sid, transfer_ids FROM fts_job WHERE state = 'PLANNED' ORDER BY sid"
+        ).fetchall()
+        if not planned:
+            return
+        sid, transfer_ids = planned[n % len(planned)]
+        if refused and self.fts.id_of(sid) not in self.fts.jobs:
+            refused(sid, transfer_ids)
+        else:
+            record_accepted(conn, [(sid, self.fts.post(sid, transfer_ids))], self.step)
+
+    def accept(self, conn: Connection, n: int) -> None:
+        self._answer(conn, n, None)
+
+    def lose_reply(self, conn: Connection, n: int) -> None:
+        self._answer(conn, n, self.fts.post)
+
+    def split(self, conn: Connection, n: int) -> None:
+        parts = UUID(int=next(self.numbers)), UUID(int=next(self.numbers))
+        self._answer(conn, n, lambda sid, _: split(conn, sid, parts, "400", self.step))
+
+    def release(self, conn: Connection, n: int) -> None:
+        self._answer(conn, n, lambda sid, _: release(conn, sid, "banned", wait_s=-1, step_run=self.step))
+
+    def refuse(self, conn: Connection, n: int) -> None:
+        def fail(sid: UUID, transfer_ids: list[int]) -> None:
+            failure = own_failure(Category.REFUSED, "400")
+            with conn.transaction():
+                apply_moves(conn, [Move(file, sid, S.FAILED, failure) for file in transfer_ids], self.step)
+                close_refused(conn, sid, "400")
+
+        self._answer(conn, n, fail)
+
+    def sense(self, conn: Connection, n: int) -> None:
+        stage_reports(conn, self._reports(conn))
+
+    def _reports(self, conn: Connection) -> list[Report]:
+        rows = conn.execute(
+            "SELECT sid, job_id, state::text FROM fts_job WHERE job_id IS NOT NULL ORDER BY sid"
+        )
+        reports = []
+        for sid, job_id, state in rows.fetchall():
+            if job_id in self.fts.jobs:  # of ended jobs too: late answers
+                reports += [
+                    Report(sid, file, None, "ACTIVE", seen, "SOURCE [112] no answer", None, None)
+                    for file, seen in self.fts.jobs[job_id].items()
+                    if seen != "ACTIVE"
+                ]
+            elif state == "SUBMITTED":
+                reports.append(Report(sid, None, None, LOST, LOST, "gone", None, None))
+        return reports
+
+    def update(self, conn: Connection, n: int) -> None:
+        update_catalogue(conn, now=FOR_EVER_AGO, step_run=self.step)
+
+    def sense_and_update(self, conn: Connection, n: int) -> None:
+        self.sense(conn, n)
+        self.update(conn, n)
+
+    def kill(self, conn: Connection, n: int) -> None:
+        rows = conn.execute(
+            "SELECT id, fts_job FROM transfer WHERE state IN ('NEW', 'RETRY', 'ACQUIRED', 'SUBMITTED') ORDER BY id"
+        ).fetchall()
+        if rows:
+            apply_moves(conn, [Move(*rows[n % len(rows)], S.KILL)], self.step)
+
+    def redrive(self, conn: Connection, n: int) -> None:
+        redrive_failed(conn, CycleParams(created_from=FOR_EVER_AGO, created_to=FOR_EVER), self.step)
+
+    def reconcile(self, conn: Connection, n: int) -> None:
+        reconcile.repair(conn, cast("Any", self.fts), fts_server="fts", step_run=self.step)
+
+    def archive(self, conn: Connection, n: int) -> None:
+        move_finished(conn, keep_done_s=-1, keep_failed_s=-1 if n % 2 else 1e6)
+
+    OPERATIONS = (
+        arrive, cycle, accept, lose_reply, split, release, refuse, sense, update, sense_and_update, kill,
+        redrive, reconcile, archive,
+    )  # fmt: skip
+
+    # --- how it happens ---
+
+    operations = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, FILES - 1))
+
+    @rule(what=operations, dies=st.booleans())
+    def alone(self, what: tuple[Any, int], dies: bool) -> None:
+        self._in_transaction(self.one, what, dies)
+
+    @rule(what=operations)
+    def unbroken(self, what: tuple[Any, int]) -> None:
+        """As the steps do it: in as many transactions as they make themselves."""
+        operation, n = what
+        operation(self, self.one, n)
+
+    @rule(first=operations, second=operations, dies=st.booleans())
+    def beside(self, first: tuple[Any, int], second: tuple[Any, int], dies: bool) -> None:
+        """The second one begins while the first has not committed, and goes on when it has to wait no more."""
+        with ThreadPoolExecutor(1) as pool:
+            with self.one.transaction(force_rollback=dies):
+                first[0](self, self.one, first[1])
+                following = pool.submit(self._in_transaction, self.other, second, False)
+                self._until_it_waits(following)
+            # Two writers of one destination, say: the second one dies, and is run again some day.
+            with suppress(psycopg.errors.UniqueViolation):
+                following.result(timeout=PATIENCE_S)
+
+    @rule(n=st.integers(0, 30), state=st.sampled_from(["FINISHED", "FINISHED", "FAILED", "CANCELED"]))
+    def a_file_ends_at_fts(self, n: int, state: str) -> None:
+        if running := self.fts.running():
+            self.fts.end(*running[n % len(running)], state)
+
+    @rule(n=st.integers(0, 30))
+    def fts_forgets_a_job(self, n: int) -> None:
+        if jobs := list(self.fts.jobs):
+            del self.fts.jobs[jobs[n % len(jobs)]]
+
+    def _in_transaction(self, conn: Connection, what: tuple[Any, int], dies: bool) -> None:
+        operation, n = what
+        with conn.transaction(force_rollback=dies):
+            operation(self, conn, n)
+
+    def _until_it_waits(self, following: Future[None]) -> None:
+        pid = self.other.info.backend_pid
+        while not following.done():
+            blockers = self.observer.execute("SELECT cardinality(pg_blocking_pids(%s))", (pid,)).fetchone()
+            if blockers and blockers[0]:
+                return
+            wait([following], timeout=0.002)
+
+    # --- what must hold ---
+
+    @invariant()
+    def audit_holds(self) -> None:
+        assert {one.name: one.samples for one in audit(self.observer) if one.violations} == {}
+
+    @invariant()
+    def no_file_is_in_two_jobs_at_fts(self) -> None:
+        files = [file for _, file in self.fts.running()]
+        assert len(files) == len(set(files)), self.fts.jobs
+
+    @invariant()
+    def done_is_copied(self) -> None:
+        rows = self.observer.execute(
+            "SELECT id FROM transfer WHERE state = 'DONE' UNION SELECT id FROM transfer_history WHERE state = 'DONE'"
+        )
+        assert {file for (file,) in rows} <= self.fts.copied
+
+    def teardown(self) -> None:
+        """Whatever was played, everything left comes to its end when nothing dies any more."""
+        for _ in range(5):
+            self.reconcile(self.one, 0)
+            self.cycle(self.one, 1000)
+            while self.one.execute("SELECT 1 FROM fts_job WHERE state = 'PLANNED'").fetchone():
+                self.accept(self.one, 0)
+            for job_id, file in self.fts.running():
+                self.fts.end(job_id, file, "FINISHED")
+            self.sense_and_update(self.one, 0)
+        self.audit_holds()
+        left = self.one.execute(
+            "SELECT id, state::text FROM transfer WHERE state NOT IN ('DONE', 'FAILED', 'KILLED')"
+        )
+        assert left.fetchall() == []
+        assert (
+            self.one.execute("SELECT sid FROM fts_job WHERE state IN ('PLANNED', 'SUBMITTED')").fetchall()
+            == []
+        )
+
+
+def _empty(conn: Connection) -> None:
+    row = conn.execute(
+        "SELECT string_agg(format('%I', relname), ', ') FROM pg_class WHERE relkind IN ('r', 'p')"
+        " AND NOT relispartition AND relnamespace = 'public'::regnamespace"
+        " AND relname NOT IN ('alembic_version', 'site')"
+    ).fetchone()
+    assert row is not None
+    conn.execute(f"TRUNCATE {row[0]} RESTART IDENTITY")
+
+
+def test_any_interleaving_keeps_the_invariants(
+    conn: Connection, catalogue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A job is in doubt at once: whether FTS has it is the same question after a minute.
+    monkeypatch.setattr(reconcile, "IN_DOUBT_S", -1.0)
+    with connect(catalogue_url) as other, connect(catalogue_url) as observer:
+        run_state_machine_as_test(lambda: House(conn, other, observer), settings=PLAY)  # type: ignore[no-untyped-call]

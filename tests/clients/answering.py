@@ -18,8 +18,8 @@ class Reply:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    instead: Literal["", "reset", "silence", "cut"] = ""
-    """``reset`` the connection, say nothing, or ``cut`` the body short."""
+    instead: Literal["", "reset", "silence", "cut", "trickle", "trickle headers"] = ""
+    """``reset`` the connection, say nothing, ``cut`` the body short, or send a byte now and then for ever."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if reply.instead == "trickle headers":
+            self._trickle(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+            return
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        if "Content-Length" not in reply.headers:
+        if "Content-Length" not in reply.headers and reply.instead != "trickle":
             self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
+        if reply.instead == "trickle":
+            self._trickle(b"")
+            return
         if self.command != "HEAD":
             self.wfile.write(reply.body[: len(reply.body) // 2] if reply.instead == "cut" else reply.body)
         self.close_connection = self.close_connection or reply.instead == "cut"
+
+    def _trickle(self, first: bytes) -> None:
+        self.close_connection = True
+        self.wfile.write(first)
+        while not self.server.closing.wait(0.02):
+            self.wfile.write(b"x")
 
     def _body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding") != "chunked":

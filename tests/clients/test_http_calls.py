@@ -127,6 +127,28 @@ def test_patience_ends_at_its_deadline() -> None:
     assert caught.value.retry_after_s == 6
 
 
+SLOW = [
+    pytest.param(Reply(instead="trickle headers"), id="headers"),
+    pytest.param(Reply(headers={"Content-Length": "100000"}, instead="trickle"), id="body"),
+    pytest.param(Reply(instead="trickle"), id="body that ends with the connection"),
+]
+"""Slow loris: each byte comes in time, the answer never does."""
+SHORT = Patience(tries=10, deadline_s=0.3, read_s=30)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("slow", SLOW)
+def test_an_answer_that_trickles_in_is_cut_off(slow: Reply) -> None:
+    with (
+        answering(in_turn(slow)) as server,
+        _client(server.url, patience=SHORT) as client,
+        pytest.raises(Unreachable, match="not complete when its time was over") as caught,
+    ):
+        client.whoami()
+    assert caught.value.maybe_delivered
+    assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("header", "at_least_s", "at_most_s"),
     [
@@ -363,6 +385,24 @@ def test_connect_to_leaves_the_name_everywhere_else(authority: Authority, sni: l
     assert server.asked[0].headers["host"] == "fts.example.org:8446"
     assert server.asked[0].path == "/base/whoami"
     assert sni == ["fts.example.org"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("slow", SLOW)
+def test_an_answer_that_trickles_in_over_tls_is_cut_off(
+    authority: Authority, sni: list[str | None], slow: Reply
+) -> None:
+    with answering(in_turn(slow), authority.server) as server:
+        access = Access(
+            ca=str(authority.ca_file),
+            cert_file=str(authority.client_file),
+            connect_to={"fts.example.org": server.address},
+        )
+        with (
+            _client("https://fts.example.org", access=access, patience=SHORT) as client,
+            pytest.raises(Unreachable, match="not complete when its time was over"),
+        ):
+            client.whoami()
 
 
 def test_a_connection_is_used_again(authority: Authority, sni: list[str | None]) -> None:

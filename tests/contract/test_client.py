@@ -403,6 +403,8 @@ def test_a_status_keeps_what_fts_says(client: FTS3Client, replay: Replay) -> Non
         "host": "fts01.local",
         "log_file": "/var/log/fts3/transfers/2026-11-22/a.local__b.local/"
         "2026-11-22-0837__a.local__b.local__8872390230__ecbbbe1a-e64f-11f1-8173-02fc00000001",
+        "dst_size_bytes": None,
+        "dst_adler32": None,
     }
 
 

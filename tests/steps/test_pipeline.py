@@ -123,8 +123,8 @@ def test_nobody_is_let_in_without_a_credential(house: House, add: Add) -> None:
     assert house.conn.execute("SELECT state::text, attempt FROM transfer").fetchall() == [("ACQUIRED", 0)]
 
 
-def test_one_bad_name_in_many_is_found_by_halving(house: House, add: Add) -> None:
-    """A6: a job is refused for one file; that file fails with the reason, the others go."""
+def test_one_bad_name_in_many_is_taken_out(house: House, add: Add) -> None:
+    """A6: our own check names the file; it fails with the reason, the others go in one job."""
     add(*(record(number) for number in range(32)))
     house.collect()
     house.group()
@@ -138,8 +138,8 @@ def test_one_bad_name_in_many_is_found_by_halving(house: House, add: Add) -> Non
     ).fetchall()
     assert rows[0][:2] == (1009, "refused")
     assert "FTS keeps 1100" in rows[0][2]
-    # 32, 16, 8, 4 and 2 files, then the one at fault.
-    assert house.conn.execute("SELECT count(*) FROM fts_job WHERE state = 'REFUSED'").fetchone() == (6,)
+    # The whole job, and that of the one at fault.
+    assert house.conn.execute("SELECT count(*) FROM fts_job WHERE state = 'REFUSED'").fetchone() == (2,)
     assert_audited(house.conn)
 
 

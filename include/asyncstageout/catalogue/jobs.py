@@ -116,7 +116,8 @@ WITH old AS (
     ORDER BY t.id FOR UPDATE OF t
 ), sided AS (  -- without files that were killed meanwhile: these lists are new
     SELECT id, place, CASE
-        WHEN coalesce(id = ANY(%(first)s::bigint[]), row_number() OVER (ORDER BY place) <= count(*) OVER () / 2)
+        WHEN coalesce(id = ANY(%(first)s::bigint[]),
+            2 * row_number() OVER (ORDER BY place) <= count(*) OVER ())
         THEN %(left)s::uuid ELSE %(right)s::uuid END AS sid
     FROM member
 ), part AS (

@@ -110,6 +110,12 @@ class FTS3Client:
     def close(self) -> None:
         self._caller.session.close()
 
+    @property
+    def certificate(self) -> tuple[str, str | None] | None:
+        """Files of our certificate and key (None: in the same file); None if we have another credential."""
+        cert = self._caller.session.cert
+        return (cert, None) if isinstance(cert, str) else cert
+
     def whoami(self) -> Identity:
         """Return whom FTS takes us for; anonymous is an answer, not an error."""
         return self._read("/whoami", parse_identity)

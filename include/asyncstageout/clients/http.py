@@ -6,9 +6,12 @@ Nothing comes from the environment: a ``.netrc`` or a proxy variable would make 
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -21,12 +24,15 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from tenacity import RetryCallState, Retrying, stop_after_attempt, stop_before_delay, wait_random_exponential
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError
 
 from asyncstageout.clients.errors import Answer, Transient
 
 logger = logging.getLogger(__name__)
 
+CUT_OFF = "the answer was not complete when its time was over"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -52,11 +58,13 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long one call may take. No new try starts after ``deadline_s``; a running one may end its read.
+    """How long one call may take.
 
     Attributes:
         read_s: between two bytes of an answer.
         longest_wait_s: between two tries; caps what a server asks for with ``Retry-After`` too.
+        deadline_s: for all tries together: no new one starts after it, and an answer that trickles in is cut
+            off. Sending, and a body that the caller reads as a stream, may take longer.
     """
 
     connect_s: float = 10
@@ -105,6 +113,89 @@ class _Bearer(AuthBase):
         return request
 
 
+class _Watch(threading.local):
+    """Ends an answer for which this thread has waited for too long.
+
+    A socket's timeout bounds the pause between two bytes: a server that sends one now and then would hold its
+    caller for ever.
+    """
+
+    ends_at_s: float | None = None
+    timer: threading.Timer | None = None
+    cut: threading.Event
+
+    def start(self, sock: socket.socket) -> None:
+        if self.ends_at_s is None:
+            return
+        if self.timer:  # of an answer that led on to another address
+            self.timer.cancel()
+        self.cut = threading.Event()
+        left_s = max(0.0, self.ends_at_s - time.monotonic())
+        self.timer = threading.Timer(left_s, _cut, (sock, self.cut))
+        self.timer.daemon = True
+        self.timer.start()
+
+    def stop(self) -> bool:
+        """Return whether the answer was cut off."""
+        timer, self.timer, self.ends_at_s = self.timer, None, None
+        if timer is None:
+            return False
+        timer.cancel()
+        return self.cut.is_set()
+
+
+_watch = _Watch()
+
+
+def _cut(sock: socket.socket, cut: threading.Event) -> None:
+    cut.set()
+    with suppress(OSError):  # it was closed before
+        # Not that of an SSL socket, which is no business of another thread.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+@contextmanager
+def cutting_off(ends_at_s: float) -> Iterator[None]:
+    """Give up an answer to this thread's request that is not complete at this time (``time.monotonic()``).
+
+    Raises:
+        requests.ReadTimeout: it was given up.
+    """
+    _watch.ends_at_s = ends_at_s
+    trouble: requests.RequestException | None = None
+    try:
+        yield
+    except requests.RequestException as error:
+        trouble = error
+    finally:
+        was_cut = _watch.stop()
+    if was_cut:
+        # Also without trouble: where the end of the connection ends a body, it looked complete.
+        raise requests.ReadTimeout(CUT_OFF)
+    if trouble:
+        raise trouble
+
+
+class _WatchedHTTP(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        _watch.start(self.sock)
+        return super().getresponse()
+
+
+class _WatchedHTTPS(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        _watch.start(self.sock)
+        return super().getresponse()
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedHTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedHTTPS
+
+
 class _ConnectTo(HTTPAdapter):
     """Connects some host names to an address of our choice; everything else sees the name."""
 
@@ -112,6 +203,7 @@ class _ConnectTo(HTTPAdapter):
         self._addresses = {name.lower(): address for name, address in addresses.items()}
         # One pool per name and address, also where many names lead to one server.
         super().__init__(pool_connections=max(16, len(addresses)), pool_maxsize=pool_size)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
@@ -182,6 +274,7 @@ class Caller:
             Exception: what the judge makes of a refusal or of silence.
         """
         patience = self._patience
+        ends_at_s = time.monotonic() + patience.deadline_s
         again = Retrying(
             stop=stop_after_attempt(patience.tries) | stop_before_delay(patience.deadline_s),
             wait=self._wait_s,
@@ -190,14 +283,15 @@ class Caller:
             sleep=self._sleep,
             reraise=True,
         )
-        return again(self._ask_once, method, url, accept, options)
+        return again(self._ask_once, method, url, accept, ends_at_s, options)
 
     def _ask_once(
-        self, method: str, url: str, accept: Container[int], options: Mapping[str, Any]
+        self, method: str, url: str, accept: Container[int], ends_at_s: float, options: Mapping[str, Any]
     ) -> requests.Response:
         timeout_s = (self._patience.connect_s, self._patience.read_s)
         try:
-            response = self.session.request(method, url, timeout=timeout_s, **options)
+            with cutting_off(ends_at_s):
+                response = self.session.request(method, url, timeout=timeout_s, **options)
         except requests.RequestException as error:
             # Not "from": the text of these errors holds the whole URL, and a query may hold a secret.
             raise self._judge.no_answer(method, url, silence(error)) from None

@@ -341,6 +341,15 @@ def test_a_file_with_a_foreign_number_changes_nothing(conn: Connection, step: in
     assert states(conn) == {"SUBMITTED": 3}
 
 
+def test_what_postgres_cannot_hold_does_not_stop_the_others(
+    conn: Connection, step: int, job: PlannedJob
+) -> None:
+    first, second, _ = job.transfer_ids
+    odd = replace(file(first, "FAILED", reason="nul \0, half a pair \ud800"), file_id=10**30)
+    settle(conn, OddFTS(job_of(odd, file(10**30), file(second), state="ODD\0")), step)
+    assert states(conn) == {"DONE": 1, "RETRY": 1, "SUBMITTED": 1}
+
+
 @pytest.mark.parametrize(
     ("lines", "becomes"),
     [

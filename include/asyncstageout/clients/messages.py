@@ -59,7 +59,7 @@ def read_message(topic: str, body: str | bytes) -> FileNotice | None:
         # FTS ends every message with one byte more (0x04; newer ones: a space).
         row = json.loads(text.rstrip("\x04\x00 \r\n"))
         return read(row) if read else None
-    except UNREADABLE as error:
+    except (*UNREADABLE, OverflowError, OSError, RecursionError) as error:
         logger.debug("a message on %s cannot be read: %r", topic, error)
         return None
 
@@ -85,11 +85,16 @@ def _notice(row: Mapping[str, Any], file_state: str, at_ms: float) -> FileNotice
     return FileNotice(
         job_id=UUID(row["job_id"]),
         file_state=file_state,
-        job_state=str(row["job_state"]),
-        transfer_id=number if type(number) is int else None,
-        file_id=row["file_id"] if type(row["file_id"]) is int else None,
+        job_state=str(row["job_state"]).encode("ascii", "replace").decode().replace("\0", ""),
+        transfer_id=_number(number),
+        file_id=_number(row["file_id"]),
         said_at=datetime.fromtimestamp(at_ms / 1000, UTC) if at_ms > 0 else None,
     )
+
+
+def _number(value: object) -> int | None:
+    """Return what the catalogue can hold as a number."""
+    return value if type(value) is int and 0 < value < 2**63 else None
 
 
 @dataclass(frozen=True, slots=True)

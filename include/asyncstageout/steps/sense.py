@@ -183,14 +183,25 @@ def _file_reports(job: OpenJob, answer: FTSJobStatus, numbers: FileNumbers) -> I
         return
     lines: defaultdict[int | None, list[FTSFileStatus]] = defaultdict(list)
     for file in answer.files:
-        number = file.transfer_id
-        lines[number if number is not None else numbers.get((job.sid, file.dest_url))].append(file)
+        number = _number(file.transfer_id) or numbers.get((job.sid, file.dest_url))
+        lines[number].append(file)
     for transfer_id, files in lines.items():
         if transfer_id is not None and (said := said_most(answer.state, files)):
             yield Report(
-                job.sid, transfer_id, said.file_id, answer.state, said.state,
-                said.reason, said.recoverable, said.finished_at,
+                job.sid, transfer_id, _number(said.file_id), _storable(answer.state), said.state,
+                _storable(said.reason), bool(said.recoverable) if said.recoverable is not None else None,
+                said.finished_at,
             )  # fmt: skip
+
+
+def _number(value: object) -> int | None:
+    """Return what the catalogue can hold as a number: metadata are whatever somebody sent."""
+    return value if isinstance(value, int) and 0 < value < 2**63 else None
+
+
+def _storable(text: object) -> str:
+    """Return a text of FTS without what Postgres refuses, or one word would stop all others."""
+    return str(text).encode("utf-8", "replace").decode().replace("\0", "")
 
 
 # --- the next question ---
@@ -208,7 +219,9 @@ def _next_poll(job: OpenJob, answers: Answers, now: datetime) -> Poll | None:
         case FTSJobStatus() as answer:
             age_s = (now - job.submitted_at).total_seconds()
             interval_s = poll_interval_s(age_s, answer.state, lively=is_lively(answer, now))
-            return Poll(job.sid, answer.state, after(interval_s), is_final=answer.state in FTS_JOB_FINAL)
+            return Poll(
+                job.sid, _storable(answer.state), after(interval_s), is_final=answer.state in FTS_JOB_FINAL
+            )
         case JobMissing():
             return Poll(job.sid, None, after(MISSING_INTERVAL_S), is_missing=True)
         case JobForbidden(message=message):

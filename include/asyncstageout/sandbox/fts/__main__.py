@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--archive-after", type=float, default=7 * 86400, help="seconds until finished jobs are archived")
     add("--require-delegation", action="store_true", help="419 without a delegated proxy")
     add("--check-duplicates", action="store_true", help="409 on a second unfinished file to one destination")
+    add("--broker", metavar="URL", help="send monitoring messages there, such as stomp://127.0.0.1:61613")
     add("--monitor-port", type=int, help="port of the page for people (plain HTTP)")
     return parser
 
@@ -71,6 +72,7 @@ def _options(args: argparse.Namespace) -> Options:
         faults=args.faults,
         require_delegation=args.require_delegation,
         start_empty=args.start_empty,
+        broker=args.broker,
         rules=Rules(check_duplicates=args.check_duplicates),
         limits=Limits(
             per_link=args.link_limit,

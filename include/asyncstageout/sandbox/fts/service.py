@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from asyncstageout.clients.messages import Broker
 from asyncstageout.sandbox.faults import Faults
 from asyncstageout.sandbox.fts.api import Pulse, Service, application
 from asyncstageout.sandbox.fts.copying import Copied, PooledCopier, sites_session
@@ -17,6 +18,7 @@ from asyncstageout.sandbox.fts.delegation import Delegations
 from asyncstageout.sandbox.fts.engine import Engine, Limits
 from asyncstageout.sandbox.fts.identity import Identities
 from asyncstageout.sandbox.fts.journal import Journal
+from asyncstageout.sandbox.fts.messages import Publisher
 from asyncstageout.sandbox.fts.monitor import monitor
 from asyncstageout.sandbox.fts.simulation import Pace
 from asyncstageout.sandbox.fts.submission import Rules
@@ -44,6 +46,8 @@ class Options:
     faults: Path | None = None
     require_delegation: bool = False
     start_empty: bool = False
+    broker: str | None = None
+    """URL of a broker that gets monitoring messages, such as ``stomp://127.0.0.1:61613``."""
     rules: Rules = field(default_factory=Rules)
     limits: Limits = field(default_factory=Limits)
     pace: Pace = field(default_factory=Pace)
@@ -69,6 +73,9 @@ class SandboxFTS:
         """Do something on the engine's own thread, while the application is served."""
         self._copier = _copier(options, _Relay(self.engine, pulse)) if options.with_bytes else None
         self.engine.copier = self._copier
+        self._publisher = Publisher(Broker.of(options.broker), clock) if options.broker else None
+        if self._publisher:
+            self.engine.on_change = self._publisher.changed
         identities = Identities(options.vo, options.gridmap, options.root_dns)
         service = Service(self.engine, identities, self.delegations, options.rules)
         self.app: ASGIApp = application(service, pulse, close=self.close)
@@ -78,6 +85,8 @@ class SandboxFTS:
         """Stop copies, write what is in memory, close files. What was being copied starts again next time."""
         if self._copier:
             self._copier.close()
+        if self._publisher:
+            self._publisher.close()
         self._journal.close()
         self._log.close()
 

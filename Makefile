@@ -7,7 +7,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test lint lock clean install
+.PHONY: help demo up down status test chaos lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ status: ## Show what runs, on which port, with which log
 
 test: install lint ## Run all checks and all tests
 	$(BIN)/python -m pytest -q
+
+chaos: install ## Kill every part of the real platform while files move (20 minutes)
+	cd tests && ../$(BIN)/python -m chaos
 
 lint: install ## Check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -171,7 +171,7 @@ def cutting_off(ends_at_s: float) -> Iterator[None]:
         was_cut = _watch.stop()
     if was_cut:
         # Also without trouble: where the end of the connection ends a body, it looked complete.
-        raise requests.ReadTimeout(CUT_OFF)
+        raise requests.ReadTimeout(CUT_OFF) from None
     if trouble:
         raise trouble
 
@@ -360,5 +360,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None and found not in seen:
         seen.append(found)
         yield found
-        inside = [getattr(found, "reason", None), *found.args, found.__cause__, found.__context__]
+        context = None if found.__suppress_context__ else found.__context__
+        inside = [getattr(found, "reason", None), *found.args, found.__cause__, context]
         found = next((item for item in inside if isinstance(item, BaseException) and item not in seen), None)

@@ -93,19 +93,19 @@ def test_a10_an_fts_that_comes_up_empty_for_a_moment_loses_nothing(
     house.finish_at_fts()
     forgotten = forget(house)
     sense_at(house, 0)
-    for after_s in (15, 120, 590):
+    for after_s in (15, 25, 39):
         assert sense_at(house, after_s) == Round(6, 0, 6)
-        assert "does not know 6 of 6 jobs: none counts as lost before 10 minutes" in caplog.text
+        assert "does not know 6 of 6 jobs: none counts as lost before 40 s" in caplog.text
     remember(house, forgotten)
-    assert sense_at(house, 605).news == 6
+    assert sense_at(house, 45).news == 6
     house.update()
     assert states(house.conn) == {"DONE": 6}
 
 
-def test_a10_an_fts_that_stays_empty_loses_its_jobs_after_ten_minutes(house: House, add: Add) -> None:
+def test_a10_an_fts_that_stays_empty_loses_its_jobs_after_a_while(house: House, add: Add) -> None:
     many_jobs(house, add, 6)
     forget(house)
-    assert [sense_at(house, after_s).news for after_s in (0, 300, 599, 601)] == [0, 0, 0, 6]
+    assert [sense_at(house, after_s).news for after_s in (0, 20, 39, 41)] == [0, 0, 0, 6]
     house.update()
     assert states(house.conn) == {"RETRY": 6}
 

@@ -18,8 +18,10 @@ from asyncstageout.core.states import FTS_JOB_FINAL, TransferState
 
 LOST_AFTER_S = 10.0
 """A job is lost when FTS did not know it twice, at least so far apart, and its archive does not either."""
-MANY_LOST_AFTER_S = 600.0
-"""The same when FTS does not know most jobs: rather an FTS that came up empty for a moment."""
+MANY_LOST_AFTER_S = 40.0
+"""The same when FTS does not know most jobs: rather an FTS that came up empty for a moment.
+
+Not longer: old jobs are asked about once a minute, and no file may be without a next step for two."""
 MANY = 3
 STUCK_AFTER = timedelta(hours=1)
 """How long FTS may take to end the files of a job that it ended (its sanity check runs hourly)."""

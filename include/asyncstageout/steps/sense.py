@@ -125,8 +125,8 @@ def _lost(
     lost = [job for job in gone if job.missing_at and now - job.missing_at >= patience]
     if len(lost) < len(gone):
         logger.warning(
-            "FTS does not know %d of %d jobs: none counts as lost before %.0f minutes",
-            unknown, asked, patience.total_seconds() / 60,
+            "FTS does not know %d of %d jobs: none counts as lost before %.0f s",
+            unknown, asked, patience.total_seconds(),
         )  # fmt: skip
     return lost
 

@@ -3,14 +3,20 @@
 
 | step | what it does |
 |---|---|
-| `sense` | watches every open FTS job at once, asking in bulk: young jobs every 2 s, old ones every minute. It lives in the triggerer and needs no worker |
-| `update_catalogue` | applies what was learnt to the catalogue, thousands of files in a few statements; each change writes its event |
+| `sense` | watches every open FTS job at once, asking in bulk: young jobs every second, old ones every minute, and never FTS more than it stands. It lives in the triggerer and needs no worker |
+| `update_catalogue` | looks once more, then applies what was learnt to the catalogue, thousands of files in a few statements; each change writes its event |
 
 **Always on.** A run ends as soon as news were applied, and the next one starts at once; without news a run
 lasts two minutes. Pausing this DAG stops nothing at FTS: files go on moving and are found when it runs again.
 
 **What counts** is each file's own state in FTS, also while its job still runs. A failure is put into a
 category; one that may pass is tried again later, with growing waits (see docs/explanation/retries.md).
+
+**A job that FTS does not know** is looked for in its archive, and is lost only when it was missing twice, 10 s
+apart. Is most of what was asked about missing at once, nothing is lost for ten minutes (FTS may have come up empty),
+and the log and the step's sentence say so.
+
+**Messages of FTS**, where a broker has them, shorten the way (docs/how-to/messages.md); polling stays the truth.
 
 **Red `sense`?** FTS gave no answer for a whole watch: see its log, `aso doctor` and the FTS connection. No
 file is lost, none uses an attempt; sensing goes on by itself when FTS answers.
@@ -26,6 +32,8 @@ from typing import Any
 from airflow.sdk import dag, get_current_context, task
 
 from asyncstageout.provider.sensors import OpenFTSJobsSensor
+
+FTS_CONN_ID = "fts3_default"
 
 
 @dag(
@@ -49,9 +57,9 @@ def stageout_sense() -> None:
     def update_catalogue() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 
-        return cycle.update_catalogue(get_current_context())
+        return cycle.update_catalogue(get_current_context(), fts_conn_id=FTS_CONN_ID)
 
-    OpenFTSJobsSensor(task_id="sense", fts_conn_id="fts3_default") >> update_catalogue()
+    OpenFTSJobsSensor(task_id="sense", fts_conn_id=FTS_CONN_ID) >> update_catalogue()
 
 
 stageout_sense()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any
 from psycopg import Connection
 
 from asyncstageout.catalogue.cycles import Cycle, open_cycle
+from asyncstageout.clients.errors import FTSError
+from asyncstageout.clients.http import Patience
 from asyncstageout.core.planning import Shard
 from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.running import cycle_params, run_step
@@ -17,8 +20,13 @@ from asyncstageout.steps import reconcile
 from asyncstageout.steps.collect import collect as collect_step
 from asyncstageout.steps.group import group as group_step
 from asyncstageout.steps.recording import Summary
+from asyncstageout.steps.sense import sense_once
 from asyncstageout.steps.summarise import summarise as summarise_step
 from asyncstageout.steps.update_catalogue import update_catalogue as update_catalogue_step
+
+logger = logging.getLogger(__name__)
+
+LAST_LOOK = Patience(tries=1, connect_s=3, read_s=5)
 
 Context = Mapping[str, Any]
 XCom = dict[str, Any]
@@ -59,11 +67,22 @@ def summarise(context: Context) -> XCom:
     return run_step(context, lambda conn, _: summarise_step(conn, _cycle(conn, context))).as_xcom()
 
 
-def update_catalogue(context: Context) -> XCom:
+def update_catalogue(context: Context, *, fts_conn_id: str) -> XCom:
+    """Look at FTS once more and apply: what ended while this task was started waits no further run."""
+
     def step(conn: Connection, step_run: int) -> Summary:
+        _last_look(conn, fts_conn_id)
         return update_catalogue_step(conn, now=datetime.now(UTC), step_run=step_run)
 
     return run_step(context, step).as_xcom()
+
+
+def _last_look(conn: Connection, fts_conn_id: str) -> None:
+    try:
+        with FTSHook(fts_conn_id).get_conn(patience=LAST_LOOK) as client:
+            sense_once(conn, client, now=datetime.now(UTC))
+    except FTSError as error:
+        logger.warning("%s; what was staged before is applied", error)
 
 
 def check(context: Context, *, fts_server: str) -> XCom:

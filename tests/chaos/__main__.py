@@ -28,6 +28,8 @@ FIRE_TIMEOUT_S = 150.0
 LATEST_MOMENT_S = 4.0
 """A fault strikes at a random moment between the arrival of its files and then: most of their way."""
 
+NO_FAULT = "none, to compare"
+
 logger = logging.getLogger("chaos")
 
 
@@ -47,7 +49,7 @@ def nothing(_: Platform) -> None:
 
 def faults() -> Iterator[Fault]:
     """Yield all faults: first the parts, then the points between two effects, then with two of a kind."""
-    yield Fault("none", nothing, nothing)
+    yield Fault(NO_FAULT, nothing, nothing)
     for name in ("scheduler", "triggerer", "api-server", "dag-processor", "sites"):
         yield Fault(f"kill -9 of the {name}", nothing, partial(Platform.kill, name=name))
     yield Fault("kill -9 of a LocalExecutor worker", nothing, Platform.kill_worker)
@@ -92,9 +94,9 @@ def suffer(platform: Platform, fault: Fault) -> Entry:
         missed = (str(late),)
     findings = platform.until_final(load)
     platform.until_healthy()
-    return Entry(
-        fault.name, int(not missed), in_flight, replace(findings, problems=missed + findings.problems)
-    )
+    injected = int(not missed and fault.name != NO_FAULT)
+    findings = replace(findings, problems=missed + findings.problems)
+    return Entry(fault.name, injected, in_flight, findings)
 
 
 def main() -> int:

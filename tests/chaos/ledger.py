@@ -38,11 +38,7 @@ class Ledger:
 
     @property
     def is_right(self) -> bool:
-        return (
-            self.is_whole
-            and bool(self.entries)
-            and all(entry.findings.is_right and entry.injected for entry in self.entries)
-        )
+        return self.is_whole and bool(self.entries) and all(entry.findings.is_right for entry in self.entries)
 
     def table(self) -> str:
         rows = [HEADINGS, *(entry.cells for entry in self.entries)]

@@ -15,9 +15,10 @@ from chaos.bed import Bed, Load, bed
 from chaos.ledger import Entry, Ledger
 from chaos.proxy import Line
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 SEED = 20261122
+LOOKING = frozenset(point for point in POINTS if point.split(".")[0] in ("collect", "group", "reconcile"))
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,13 @@ def check(ledger: Ledger, bed: Bed, load: Load, *, fault: str, injected: int, in
     ledger.entries.append(Entry(fault, injected, in_flight, findings))
     assert findings.is_right, findings
     assert injected
-    assert in_flight, "the fault met no file on its way"
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_worker_is_killed_between_two_effects(running: Bed, ledger: Ledger, point: str) -> None:
     """A2, A3 and everything like them: the same work goes on, once, whatever was done already."""
-    running.arm(point, visits=running.random.randint(1, 3))
+    # Steps that look come by again and again; those that act may have done all at once.
+    running.arm(point, visits=running.random.randint(1, 3) if point in LOOKING else 1)
     load = running.load()
     running.until(point, running.has_fired)
     check(ledger, running, load, fault=f"kill -9 at {point}", injected=1, in_flight=running.in_flight(load))
@@ -97,6 +98,7 @@ DEATHS: dict[str, Strike] = {
 def test_a_process_is_killed_while_files_move(running: Bed, ledger: Ledger, fault: str) -> None:
     load = running.load()
     in_flight = running.until_moving(load)
+    assert in_flight, "the fault met no file on its way"
     injected = DEATHS[fault](running, load)
     check(ledger, running, load, fault=fault, injected=injected, in_flight=in_flight)
 

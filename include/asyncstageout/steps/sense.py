@@ -190,7 +190,7 @@ def _file_reports(job: OpenJob, answer: FTSJobStatus, numbers: FileNumbers) -> I
             yield Report(
                 job.sid, transfer_id, _number(said.file_id), _storable(answer.state), said.state,
                 _storable(said.reason), bool(said.recoverable) if said.recoverable is not None else None,
-                said.finished_at,
+                said.finished_at, _number(said.dst_size_bytes), said.dst_adler32,
             )  # fmt: skip
 
 

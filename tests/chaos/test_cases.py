@@ -13,19 +13,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from psycopg import Connection
 
-from asyncstageout.clients.fts3 import FTS3Client
-from asyncstageout.sandbox.fts.service import Options
-from asyncstageout.sandbox.fts.submission import Rules
-from asyncstageout.sandbox.tls import client_certificate
-from fixtures.catalogue import SITES, Add, assert_audited, record, states
-from fixtures.cycles import IMPATIENT, House
-from sandbox.harness import ALICE, bench, caller, certificates
+from fixtures.catalogue import Add, assert_audited, record, states
+from fixtures.cycles import House
 
 TESTS = Path(__file__).parents[1]
 PIPELINE = "steps/test_pipeline.py"
 SENSING = "steps/test_sensing.py"
+OVERWRITING = "steps/test_overwriting.py"
+SUBMISSION = "steps/test_submission.py"
+MESSAGES = "clients/test_messages.py"
 FAULTS = "chaos/test_faults.py"
 HERE = "chaos/test_cases.py"
 
@@ -48,14 +45,21 @@ CASES: dict[str, tuple[str, ...]] = {
         "clients/test_fts3_client.py::test_submit_after_a_lost_answer_meets_its_own_job",
     ),
     "A5 409 for one destination of many: the others go, that one waits": (
-        f"{HERE}::test_a_busy_destination_holds_back_only_its_file",
+        f"{SUBMISSION}::test_a_busy_destination_is_taken_out_by_its_name",
     ),
     "A6 one bad URL in many: found, the others go": (
         f"{PIPELINE}::test_one_bad_name_in_many_is_taken_out",
-        "catalogue/test_jobs_and_sensing.py::test_a_split_job_keeps_every_file_once",
+        f"{SUBMISSION}::test_one_bad_file_in_200_costs_log_n_posts",
+        f"{SUBMISSION}::test_several_bad_files_are_all_found",
     ),
-    "A7 a banned storage: its files are parked": (f"{PIPELINE}::test_a_banned_storage_parks_its_files",),
-    "A8 419: delegate again": ("contract/test_sandbox_fts.py::test_delegation_from_request_to_submission",),
+    "A7 a banned storage: its files are parked": (
+        f"{PIPELINE}::test_a_banned_storage_parks_its_files",
+        f"{SUBMISSION}::test_a_banned_storage_is_asked_about_once",
+    ),
+    "A8 419: delegate again, once": (
+        f"{SUBMISSION}::test_a_proxy_is_delegated_once_when_fts_wants_one",
+        f"{SUBMISSION}::test_a_proxy_that_ends_within_the_hour_is_renewed",
+    ),
     "A9 503, HTML, resets: nothing changes, no attempt is used": (
         f"{PIPELINE}::test_an_fts_that_is_down_costs_no_attempt",
         f"{FAULTS}::test_the_network_is_bad",
@@ -82,9 +86,29 @@ CASES: dict[str, tuple[str, ...]] = {
         f"{SENSING}::test_a17_a_late_answer_of_an_older_attempt_changes_nothing",
         "catalogue/test_transitions.py::test_a_late_answer_of_another_job_changes_nothing",
     ),
-    "A21 the destination exists": ("core/test_failures.py::test_texts_of_fts",),
-    "A22 checksum mismatch, by side": ("core/test_failures.py::test_texts_of_fts",),
-    "A23 too long in FTS's queue: again, with its own code": ("core/test_failures.py::test_texts_of_fts",),
+    "A18 messages of others, too early, twice, out of order: no harm": (
+        f"{MESSAGES}::test_a18_messages_of_others_change_nothing",
+        f"{MESSAGES}::test_a18_a_message_before_the_commit_of_the_submission",
+        f"{MESSAGES}::test_a18_a_message_of_an_older_attempt",
+    ),
+    "A19 a message of a copy that is being archived: not done": (
+        f"{MESSAGES}::test_a19_a_copy_that_is_being_archived_is_not_done",
+    ),
+    "A20 a message is lost: asking finds it": (
+        f"{MESSAGES}::test_a20_what_was_said_while_the_broker_was_down_is_found_by_polling",
+    ),
+    "A21 the destination exists: success if it is the same file, else once over our own left-over": (
+        f"{OVERWRITING}::test_the_very_file_is_there_already",
+        f"{OVERWRITING}::test_our_own_left_over_is_overwritten_once",
+        f"{OVERWRITING}::test_a_strangers_file_is_not_touched",
+    ),
+    "A22 checksum mismatch, by side": (
+        f"{OVERWRITING}::test_a_wrong_source_is_not_tried_again",
+        f"{OVERWRITING}::test_what_was_spoiled_on_the_way_goes_again_with_overwrite",
+    ),
+    "A23 too long in FTS's queue: again, with its own code": (
+        f"{HERE}::test_too_long_in_the_queue_of_fts_goes_again_later",
+    ),
     "A24 many at once on the same rows: each file in one job": (
         "catalogue/test_claims.py::test_cycles_at_the_same_moment_never_take_the_same_file",
         "steps/test_reconcile.py::test_two_at_once_mend_everything_once",
@@ -120,9 +144,6 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 ELSEWHERE: dict[str, str] = {
-    "A18": "messages of FTS are not listened to",
-    "A19": "messages of FTS are not listened to",
-    "A20": "messages of FTS are not listened to: asking is the only source of truth",
     "A28": "the states are there (test_transitions); nothing asks FTS to cancel for a user yet",
     "A29": "a file is known by its source LFN; a later job attempt that reuses it is answered `exists`",
     "A31": "nothing is published yet; the end of a transfer does not hang on it",
@@ -149,35 +170,20 @@ def test_every_case_has_tests_or_a_reason() -> None:
     assert sorted([*covered, *ELSEWHERE]) == sorted(f"A{number}" for number in range(1, 36))
 
 
-@pytest.fixture
-def strict_house(conn: Connection, step: int, tls_folder: Path, tmp_path: Path) -> Iterator[House]:
-    """A house whose FTS takes one unfinished file for a destination, as production does."""
-    tls = certificates(tls_folder)
-    options = Options(state=tmp_path, with_bytes=False, rules=Rules(check_duplicates=True))
-    with bench(tls, tls_folder, options) as fts:
-        session = caller(tls, client_certificate(tls_folder, "alice", ALICE))
-        with FTS3Client(fts.url, session, patience=IMPATIENT) as client:
-            yield House(conn, client, fts, step)
-
-
-def test_a_busy_destination_holds_back_only_its_file(strict_house: House, add: Add) -> None:
-    """A5: somebody else's transfer to one of 20 destinations is under way."""
-    house = strict_house
-    records = [record(number) for number in range(20)]
-    busy = {
-        "sources": [SITES["T1_DE_KIT"] + "/store/other.root"],
-        "destinations": [SITES["T2_CH_CERN"] + records[7]["destination_lfn"]],
-    }
-    other = house.fts.submit({"files": [busy]})
-    add(*records)
+def test_too_long_in_the_queue_of_fts_goes_again_later(house: House, add: Add) -> None:
+    """A23: FTS cancels the file; it is not left SUBMITTED."""
+    reason = "Job has been canceled because it stayed in the queue for too long (max-time-in-queue timeout)"
+    house.set_faults(files=[{"path": "out_1.root", "reason": reason}])
+    add(record(1), record(2))
     house.run_cycle()
-    assert states(house.conn) == {"SUBMITTED": 19, "NEW": 1}
-    waiting = house.conn.execute("SELECT size_bytes, attempt FROM transfer WHERE state = 'NEW'").fetchall()
-    assert waiting == [(1007, 0)]
-    house.fts.finish(other)
-    house.make_due()
-    house.run_cycle("later")
-    assert states(house.conn) == {"SUBMITTED": 20}
+    house.finish_at_fts()
+    house.sense()
+    house.update()
+    rows = house.conn.execute(
+        "SELECT state::text, failure_category, failure_code, due_at > now() + interval '10 min' FROM transfer"
+        " ORDER BY id"
+    ).fetchall()
+    assert rows == [("RETRY", "queue-timeout", 60325, True), ("DONE", None, None, False)]
     assert_audited(house.conn)
 
 

@@ -388,6 +388,7 @@ def test_a20_what_was_said_while_the_broker_was_down_is_found_by_polling(
     assert house.sense().news == 1
     house.update()
     assert states(house.conn) == {"DONE": 1}
+    assert feed.wait_lost(DEADLINE_S), "it noticed"
     activemq.start()
     assert feed.wait_subscribed(DEADLINE_S), "it listens again by itself"
     assert staged_reports(house.conn) == 0

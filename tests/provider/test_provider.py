@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,14 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.intake import ring
-from asyncstageout.provider import get_provider_info
+from asyncstageout.clients.messages import FileNotice, MessageFeed
+from asyncstageout.provider import cycle, get_provider_info, triggers
 from asyncstageout.provider.hooks import FTSHook
+from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.operators import CancelFTSJobsOperator, SubmitFTSJobsOperator
 from asyncstageout.provider.sensors import TRIGGER, OpenFTSJobsSensor
 from asyncstageout.provider.triggers import OpenFTSJobsTrigger, PendingFilesTrigger
+from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.tls import client_certificate
 from fixtures.catalogue import Add, record, states
 from fixtures.cycles import House, jobs_at_fts
@@ -268,3 +272,80 @@ def test_the_sensor_lives_in_the_triggerer_or_pokes(connections: House, add: Add
     connections.finish_at_fts()
     connections.conn.execute("UPDATE fts_job SET next_poll_at = now()")
     assert poking.poke({})
+
+
+class HeardFeed:
+    """A feed that has heard what it is given."""
+
+    def __init__(self, *notices: FileNotice) -> None:
+        self.notices = list(notices)
+
+    def take(self) -> list[FileNotice]:
+        taken, self.notices = self.notices, []
+        return taken
+
+    def wait(self, _timeout_s: float) -> bool:
+        return bool(self.notices)
+
+
+def test_a_watch_ends_with_news_from_messages(
+    connections: House, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FTS does not answer at all, and what its messages say is applied all the same."""
+    add(record(1), record(2))
+    connections.run_cycle()
+    rows = connections.conn.execute(
+        "SELECT t.id, j.job_id FROM transfer t JOIN fts_job j ON j.sid = t.fts_job"
+    )
+    feed = HeardFeed(
+        *(FileNotice(job_id, "FINISHED", "ACTIVE", number, 1, datetime.now(UTC)) for number, job_id in rows)
+    )
+    monkeypatch.setattr(triggers, "feed_of", lambda _: feed)
+    connections.set_faults(api=[{"action": "status", "status": 503, "body": "<html>", "path": "/jobs/.*"}])
+    event = asyncio.run(_first(watch()))
+    assert isinstance(event, TaskSuccessEvent)
+    assert event.xcoms is not None
+    assert event.xcoms["return_value"]["news"] == 2
+    connections.update()
+    assert states(connections.conn) == {"DONE": 2}
+
+
+def test_the_feed_of_a_connection(connections: House, caplog: pytest.LogCaptureFixture) -> None:
+    connection = FTSHook().connection
+    assert feed_of(connection) is None, "no broker, no feed"
+
+    def with_url(url: str) -> MessageFeed | None:
+        connection.extra = json.dumps({"messages_url": url, "messages_password": "secret"})
+        return feed_of(connection)
+
+    assert with_url("https://broker.test") is None
+    assert "not stomp+ssl://user@host:port" in caplog.text
+    feed = with_url(f"stomp://aso@127.0.0.1:{free_port()}")
+    assert feed is not None
+    assert feed_of(connection) is feed, "it outlives a watch"
+    assert feed.broker.password == "secret"
+    feed.close()
+    again = feed_of(connection)
+    assert again is not None
+    assert again is not feed
+    again.close()
+
+
+def test_the_last_look_finds_what_ended_meanwhile(connections: House, add: Add) -> None:
+    add(record(1))
+    connections.run_cycle()
+    connections.finish_at_fts()
+    context: dict[str, Any] = {"ti": task_instance("update_catalogue")}
+    assert cycle.update_catalogue(context, fts_conn_id="fts3_default")["done"] == 1
+    assert states(connections.conn) == {"DONE": 1}
+
+
+def test_the_last_look_is_no_condition(connections: House, add: Add) -> None:
+    add(record(1))
+    connections.run_cycle()
+    connections.finish_at_fts()
+    connections.sense()
+    connections.set_faults(api=[{"action": "status", "status": 503, "body": "<html>", "path": "/jobs/.*"}])
+    connections.conn.execute("UPDATE fts_job SET next_poll_at = now()")
+    context: dict[str, Any] = {"ti": task_instance("update_catalogue")}
+    assert cycle.update_catalogue(context, fts_conn_id="fts3_default")["done"] == 1

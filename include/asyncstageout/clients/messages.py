@@ -169,6 +169,7 @@ class MessageFeed:
         self._notices: deque[FileNotice] = deque(maxlen=MOST_KEPT)
         self._arrived = threading.Event()
         self._subscribed = threading.Event()
+        self._lost = threading.Event()
         self._changed = threading.Event()
         self._closing = threading.Event()
         self._taken_at_s = monotonic()
@@ -182,6 +183,10 @@ class MessageFeed:
     def wait_subscribed(self, timeout_s: float) -> bool:
         """Wait until the broker listens to us; return whether it does."""
         return self._subscribed.wait(timeout_s)
+
+    def wait_lost(self, timeout_s: float) -> bool:
+        """Wait until the broker does not listen to us any more; return whether that is so."""
+        return self._lost.wait(timeout_s)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a notice that nobody has taken; return whether there is one."""
@@ -233,6 +238,7 @@ class MessageFeed:
         finally:
             heard = self._subscribed.is_set()
             self._subscribed.clear()
+            self._lost.set()
             conn.transport.disconnect_socket()
         return heard, listener.problem
 
@@ -248,6 +254,7 @@ class MessageFeed:
     # -- what stomp.py's thread calls --------------------------------------------------------------
 
     def on_subscribed(self) -> None:
+        self._lost.clear()
         self._subscribed.set()
         self._changed.set()
 

@@ -227,6 +227,13 @@ def test_what_comes_next(file: dict[str, Any], words: str) -> None:
     assert words in what_next(file, NOW)
 
 
+def test_a_file_on_a_held_link_says_why() -> None:
+    held = "breaker open since 12:03: 34 of 40 attempts failed, lately SOURCE [112]; next probe 12:08"
+    for state in (TransferState.NEW, TransferState.RETRY):
+        assert what_next(row(state), NOW, held).startswith(f"It waits, and uses no attempt: {held}")
+    assert "breaker" not in what_next(row(TransferState.SUBMITTED), NOW, held)
+
+
 def test_every_state_has_a_prospect_and_every_failure_a_remedy() -> None:
     for state in TransferState:
         assert what_next(row(state), NOW)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from psycopg import Connection
 
+from asyncstageout.catalogue.link_health import why_waiting
 from asyncstageout.catalogue.sites import put_policy
+from asyncstageout.core.planning import Link
 from fixtures.catalogue import Add, assert_audited, record, states
 from fixtures.cycles import House
 
@@ -62,6 +65,9 @@ def test_it_opens_and_files_wait_without_using_attempts(broken: House) -> None:
     assert OPENED in held
     assert "; next probe " in held
     assert room == 0
+    link = Link("T2_IT_Bari", "T2_CH_CERN")
+    assert why_waiting(broken.conn, link, "service", datetime.now(UTC)) == held
+    assert why_waiting(broken.conn, Link("T2_IT_Bari", "T1_DE_KIT"), "service", datetime.now(UTC)) is None
 
 
 def test_a_probe_that_fails_opens_it_again_for_longer(broken: House) -> None:

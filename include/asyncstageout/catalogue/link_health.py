@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.core.breaker import WINDOW_S, Breaker, BreakerState, Score
 from asyncstageout.core.failures import SPEAKS_OF_LINK
 from asyncstageout.core.planning import Link
@@ -113,6 +115,13 @@ def breakers(conn: Connection) -> dict[Link, Breaker]:
         Link(source, destination): Breaker(BreakerState(state), *rest)
         for source, destination, state, *rest in rows
     }
+
+
+def why_waiting(conn: Connection, link: Link, identity: str, now: datetime) -> str | None:
+    """Return why no cycle takes a file of this link and identity, or None if one does."""
+    if breaker := breakers(conn).get(link):
+        return breaker.sentence(now)
+    return next((hold.sentence() for hold in holds(conn) if hold.identity == identity), None)
 
 
 def open_breaker(conn: Connection, link: Link, *, reason: str, openings: int, wait_s: float) -> None:

@@ -11,14 +11,17 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from psycopg import Connection
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from asyncstageout.catalogue.link_health import why_waiting
 from asyncstageout.catalogue.lookup import Event, FileFilter, file_events, find_file, list_files
 from asyncstageout.cli import app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL, open_catalogue
 from asyncstageout.cli.prospects import what_next
+from asyncstageout.core.planning import Link
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.recording import size
 
@@ -74,16 +77,22 @@ def show(
     with open_catalogue(catalogue_url) as conn:
         file = find_file(conn, wanted)
         events = file_events(conn, file["id"]) if file else []
+        now = datetime.now(UTC)
+        held = _held(conn, file, now) if file else None
     if file is None:
         console.print(f"There is no file {wanted}.", markup=False, soft_wrap=True)
         raise typer.Exit(1)
-    prospect = what_next(file, datetime.now(UTC))
+    prospect = what_next(file, now, held)
     if as_json:
         _write_json({**file, "next": prospect, "events": [asdict(event) for event in events]})
         return
     _print_facts(file)
     console.print(f"\n[bold]Next[/bold]  {escape(prospect)}\n")
     console.print(_history(events))
+
+
+def _held(conn: Connection, file: Mapping[str, Any], now: datetime) -> str | None:
+    return why_waiting(conn, Link(file["source"], file["destination"]), file["identity"], now)
 
 
 def _page_table(page: list[dict[str, Any]]) -> Table:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from asyncstageout.core.failures import Category
-from asyncstageout.core.states import TransferState
+from asyncstageout.core.states import PENDING_STATES, TransferState
 
 S = TransferState
 C = Category
@@ -34,10 +34,11 @@ REMEDIES: dict[str, Remedy] = {
     ),
     C.SOURCE_CHECKSUM: Remedy("the file at its source is not what the job wrote", "the job has to run again"),
     C.DESTINATION_CHECKSUM: Remedy(
-        "what arrived is not what was sent", "tell the destination site if it happens again"
+        "what arrived is not what was sent, twice in a row", "tell the destination site"
     ),
     C.DESTINATION_EXISTS: Remedy(
-        "another file has this name at the destination", "delete it there, or let the link overwrite"
+        "a file with this name and other bytes is at the destination",
+        "delete it there, or let the link overwrite",
     ),
     C.SOURCE: Remedy("the source site failed", "ask the source site"),
     C.DESTINATION: Remedy("the destination site failed", "ask the destination site"),
@@ -58,13 +59,16 @@ _PLAIN = {
 }
 
 
-def what_next(file: Mapping[str, Any], now: datetime) -> str:
+def what_next(file: Mapping[str, Any], now: datetime, held: str | None = None) -> str:
     """Say what will happen to a file, or what somebody has to do.
 
     Args:
         file: a row of :func:`asyncstageout.catalogue.lookup.find_file`.
         now: aware UTC.
+        held: why no cycle takes files of its link or identity at the moment.
     """
+    if held and S(file["state"]) in PENDING_STATES:
+        return f"It waits, and uses no attempt: {held}. Nobody has to drive it again."
     match S(file["state"]):
         case S.SUBMITTED:
             return f"FTS has it (job {file['fts_job_id']}); stageout_sense notices its end within seconds."

@@ -105,7 +105,7 @@ _RULES = (
         r"^SOURCE \[2\]", r"^SOURCE.*(no such file|HTTP 404|file not found)",
     )),
     _Rule(Category.TRANSFER, 60328, Kind.TRANSIENT, (
-        r"forced-canceled", r"probably stalled", r"force failure due to file state",
+        r"forced-canceled", r"probably stalled", r"force failure due to file state", r"terminated abruptly",
     )),
     _Rule(Category.CANCELED, 60317, Kind.TRANSIENT, (r"cancell?ed", r"storage banned")),
     _Rule(Category.SOURCE, 60326, Kind.TRANSIENT, (r"^SOURCE\b",)),

@@ -156,7 +156,7 @@ class Bed:
     def connect(self) -> Connection:
         return connect(self.catalogue, "chaos")
 
-    def load(self, files: int = 60) -> Load:
+    def load(self, files: int = 40) -> Load:
         """Leave a day's files at their sources, and ask for their transfer."""
         self._days += 1
         day = Day(

@@ -67,7 +67,12 @@ def examine(
 ) -> Findings:
     """Look everywhere. Every file of the day is final by now, and all could have arrived."""
     states = _states(conn, manifest)
-    missing = [str(one) for one in mismatches(manifest, states, sites)]
+    # Of files that are not DONE the state alone speaks.
+    missing = [
+        str(one)
+        for one in mismatches(manifest, states, sites)
+        if one.state is None or one.state == TransferState.DONE
+    ]
     not_done = [f"{name}: {state}" for name, state in states.items() if state != TransferState.DONE]
     copies = read_copies(log, lives)
     destinations = _destinations(conn, day)
@@ -75,7 +80,7 @@ def examine(
     twice = [*overlaps(ours), *repeated(ours, lives), *_final_twice(conn, day)]
     return Findings(
         files=len(manifest),
-        lost=len(set(missing) | set(not_done)),
+        lost=len(missing) + len(not_done),
         duplicated=len(twice),
         longest_idle_s=longest_idle_s(conn, day, ours, lives),
         problems=(*missing[:5], *not_done[:5], *twice[:5], *audit_problems(conn)),

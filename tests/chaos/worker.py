@@ -34,6 +34,7 @@ from asyncstageout.steps.update_catalogue import update_catalogue
 
 DAG_ID = "stageout_transfer"
 PAUSE_S = 0.25
+PAUSES_S = {"cycles": PAUSE_S, "sense": PAUSE_S, "reconcile": 2.0}
 IMPATIENT = Patience(tries=1, connect_s=2, read_s=3)
 
 logger = logging.getLogger("chaos.worker")
@@ -114,7 +115,7 @@ def main() -> None:
                 with connect(args.catalogue, args.name) as conn:
                     while True:
                         WORK[args.work](conn, client, args.name)
-                        time.sleep(PAUSE_S)
+                        time.sleep(PAUSES_S[args.work])
             except (FTSError, CycleIncomplete, psycopg.OperationalError) as error:
                 logger.warning("%s: %s", type(error).__name__, error)
                 time.sleep(PAUSE_S)

@@ -21,9 +21,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from psycopg import Connection
 
 from asyncstageout.catalogue.audit import audit
@@ -51,10 +51,11 @@ S = TransferState
 LONG = bool(os.environ.get("ASO_LONG_TESTS"))
 PLAY = settings(
     max_examples=600 if LONG else 25,
-    stateful_step_count=60 if LONG else 30,
+    stateful_step_count=80 if LONG else 40,
     derandomize=not LONG,
     deadline=None,
     database=None,
+    phases=tuple(Phase) if LONG else (Phase.generate,),  # to make a finding small takes minutes
     suppress_health_check=list(HealthCheck),
 )
 PATIENCE_S = 30
@@ -151,6 +152,12 @@ class House(RuleBasedStateMachine):
     def accept(self, conn: Connection, n: int) -> None:
         self._answer(conn, n, None)
 
+    def serve(self, conn: Connection, n: int) -> None:
+        """A cycle as it mostly goes."""
+        self.cycle(conn, n)
+        for _ in range(n):
+            self.accept(conn, 0)
+
     def lose_reply(self, conn: Connection, n: int) -> None:
         self._answer(conn, n, self.fts.post)
 
@@ -196,6 +203,25 @@ class House(RuleBasedStateMachine):
         self.sense(conn, n)
         self.update(conn, n)
 
+    def accept_again(self, conn: Connection, n: int) -> None:
+        """A second submitter of a job hears late that FTS has it."""
+        rows = conn.execute(
+            "SELECT sid, job_id FROM fts_job WHERE job_id IS NOT NULL ORDER BY sid"
+        ).fetchall()
+        if rows:
+            record_accepted(conn, [rows[n % len(rows)]], self.step)
+
+    def late_word(self, conn: Connection, n: int) -> None:
+        """Somebody still speaks for a job that the file has left."""
+        rows = conn.execute(
+            "SELECT DISTINCT e.transfer_id, e.fts_job FROM transfer_event e JOIN transfer t ON t.id = e.transfer_id"
+            " WHERE e.fts_job IS DISTINCT FROM t.fts_job AND e.fts_job IS NOT NULL ORDER BY 1, 2"
+        ).fetchall()
+        if rows:
+            moves = [Move(*rows[n % len(rows)], state) for state in (S.DONE, S.KILL, S.NEW)]
+            for move in moves:
+                apply_moves(conn, [move], self.step)
+
     def kill(self, conn: Connection, n: int) -> None:
         rows = conn.execute(
             "SELECT id, fts_job FROM transfer WHERE state IN ('NEW', 'RETRY', 'ACQUIRED', 'SUBMITTED') ORDER BY id"
@@ -212,26 +238,46 @@ class House(RuleBasedStateMachine):
     def archive(self, conn: Connection, n: int) -> None:
         move_finished(conn, keep_done_s=-1, keep_failed_s=-1 if n % 2 else 1e6)
 
+    def advance(self, conn: Connection, n: int) -> None:
+        """What mostly happens: files fail, and go again."""
+        for job_id, file in self.fts.running()[: n + 1]:
+            self.fts.end(job_id, file, "FINISHED" if n % 3 == 0 else "FAILED")
+        self.sense_and_update(conn, n)
+        self.serve(conn, n)
+
     OPERATIONS = (
         arrive, cycle, accept, lose_reply, split, release, refuse, sense, update, sense_and_update, kill,
-        redrive, reconcile, archive,
+        accept_again, late_word, redrive, reconcile, archive,
     )  # fmt: skip
+    # Never in one transaction that dies: what FTS is told was committed before.
+    SEQUENCES = (serve, advance, advance)
 
     # --- how it happens ---
 
     operations = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, FILES - 1))
+    deaths = st.sampled_from([False, False, False, True])
 
-    @rule(what=operations, dies=st.booleans())
+    @initialize(n=st.integers(0, FILES - 1))
+    def some_files_are_under_way(self, n: int) -> None:
+        for start in range(0, FILES, 3):
+            self.arrive(self.one, start)
+        self.serve(self.one, n)
+
+    @rule(n=st.integers(0, FILES - 1))
+    def work_goes_on(self, n: int) -> None:
+        self.advance(self.one, n)
+
+    @rule(what=operations, dies=deaths)
     def alone(self, what: tuple[Any, int], dies: bool) -> None:
         self._in_transaction(self.one, what, dies)
 
-    @rule(what=operations)
+    @rule(what=st.tuples(st.sampled_from(SEQUENCES + OPERATIONS), st.integers(0, FILES - 1)))
     def unbroken(self, what: tuple[Any, int]) -> None:
         """As the steps do it: in as many transactions as they make themselves."""
         operation, n = what
         operation(self, self.one, n)
 
-    @rule(first=operations, second=operations, dies=st.booleans())
+    @rule(first=operations, second=operations, dies=deaths)
     def beside(self, first: tuple[Any, int], second: tuple[Any, int], dies: bool) -> None:
         """The second one begins while the first has not committed, and goes on when it has to wait no more."""
         with ThreadPoolExecutor(1) as pool:
@@ -247,6 +293,11 @@ class House(RuleBasedStateMachine):
     def a_file_ends_at_fts(self, n: int, state: str) -> None:
         if running := self.fts.running():
             self.fts.end(*running[n % len(running)], state)
+
+    @rule(state=st.sampled_from(["FINISHED", "FAILED"]))
+    def all_files_end_at_fts(self, state: str) -> None:
+        for job_id, file in self.fts.running():
+            self.fts.end(job_id, file, state)
 
     @rule(n=st.integers(0, 30))
     def fts_forgets_a_job(self, n: int) -> None:

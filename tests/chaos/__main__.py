@@ -84,7 +84,9 @@ def suffer(platform: Platform, fault: Fault) -> Entry:
     """Let a fault strike while files move, and look at what became of them."""
     fault.prepare(platform)
     load = platform.load()
-    if not fault.name.startswith("kill -9 at"):
+    if "FTS" in fault.name:
+        platform.until("FTS has files", lambda: platform.at_fts(load), FIRE_TIMEOUT_S)
+    elif not fault.name.startswith("kill -9 at"):
         time.sleep(platform.random.uniform(0, LATEST_MOMENT_S))
     in_flight = platform.in_flight(load)
     missed: tuple[str, ...] = ()

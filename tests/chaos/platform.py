@@ -164,6 +164,16 @@ class Platform:
             ).fetchone()
         return int(row[0]) if row else 0
 
+    def at_fts(self, load: Load) -> int:
+        """Return how many of the files FTS has and has not ended, as far as the catalogue knows."""
+        with self.connect() as conn:
+            row = conn.execute(
+                "SELECT count(*) FROM transfer t JOIN task k ON k.id = t.task_id"
+                " WHERE k.name LIKE %s AND t.state = 'SUBMITTED'",
+                (load.day.task_pattern,),
+            ).fetchone()
+        return int(row[0]) if row else 0
+
     def until_final(self, load: Load) -> Findings:
         problem: tuple[str, ...] = ()
         try:

@@ -335,6 +335,11 @@ class House(RuleBasedStateMachine):
         )
         assert {file for (file,) in rows} <= self.fts.copied
 
+    @rule(n=st.integers(0, FILES - 1))
+    def the_same_request_comes_while_its_file_goes_to_history(self, n: int) -> None:
+        """Found by chance once: in neither place for a moment, it was taken in again."""
+        self.beside(first=(House.archive, 1), second=(House.arrive, n), dies=False)
+
     def teardown(self) -> None:
         """Whatever was played, everything left comes to its end when nothing dies any more."""
         for _ in range(5):

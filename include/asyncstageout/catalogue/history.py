@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from psycopg import Connection
 
+MOVING_LOCK = 0x5A53
+"""Held shared while a request is looked for in both places: a row that moves may be seen in neither."""
 KEEP_DONE_S = 86_400.0
 KEEP_FAILED_S = 30 * 86_400.0
 """Failed files stay within reach of an operator's retry for a month."""
@@ -31,6 +33,8 @@ def move_finished(
     at_most: int = 20_000,
 ) -> int:
     """Move up to ``at_most`` rows that ended long enough ago to the history; return how many."""
-    return conn.execute(
-        _MOVE, {"keep_done_s": keep_done_s, "keep_failed_s": keep_failed_s, "at_most": at_most}
-    ).rowcount
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (MOVING_LOCK,))
+        return conn.execute(
+            _MOVE, {"keep_done_s": keep_done_s, "keep_failed_s": keep_failed_s, "at_most": at_most}
+        ).rowcount

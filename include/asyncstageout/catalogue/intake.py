@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.history import MOVING_LOCK
 from asyncstageout.core.requests import TransferRequest
 from asyncstageout.core.states import PublicationState
 
@@ -107,6 +108,7 @@ def add_transfers(
         requests: (place in the batch, request), as :func:`asyncstageout.core.requests.read_requests` gives.
     """
     with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
         conn.execute(_INCOMING)
         with conn.cursor().copy(_COPY) as copy:
             for position, request in requests:

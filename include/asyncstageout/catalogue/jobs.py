@@ -111,15 +111,17 @@ WITH old AS (
     WHERE sid = %(sid)s AND state = 'PLANNED'
     RETURNING *
 ), member AS MATERIALIZED (
-    SELECT t.id, u.place FROM old CROSS JOIN LATERAL unnest(old.transfer_ids) WITH ORDINALITY AS u(id, place)
-    JOIN transfer t ON t.id = u.id AND t.fts_job = old.sid AND t.state = 'ACQUIRED'
+    -- Locked first, so that a file which is being killed at this moment is seen as killed.
+    SELECT t.id, t.state, u.place
+    FROM old CROSS JOIN LATERAL unnest(old.transfer_ids) WITH ORDINALITY AS u(id, place)
+    JOIN transfer t ON t.id = u.id AND t.fts_job = old.sid AND t.state IN ('ACQUIRED', 'KILL')
     ORDER BY t.id FOR UPDATE OF t
 ), sided AS (  -- without files that were killed meanwhile: these lists are new
     SELECT id, place, CASE
         WHEN coalesce(id = ANY(%(first)s::bigint[]),
             2 * row_number() OVER (ORDER BY place) <= count(*) OVER ())
         THEN %(left)s::uuid ELSE %(right)s::uuid END AS sid
-    FROM member
+    FROM member WHERE state = 'ACQUIRED'
 ), part AS (
     SELECT sid, array_agg(id ORDER BY place) AS ids FROM sided GROUP BY sid
 ), job AS (
@@ -135,7 +137,7 @@ WITH old AS (
     RETURNING t.id, t.attempt, t.fts_job
 ), killed AS (
     UPDATE transfer t SET state = 'KILLED', updated_at = now(), ended_at = now()
-    FROM old WHERE t.fts_job = old.sid AND t.state = 'KILL'
+    FROM member m WHERE t.id = m.id AND m.state = 'KILL'
     RETURNING t.id, t.attempt, t.fts_job
 ), event AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)

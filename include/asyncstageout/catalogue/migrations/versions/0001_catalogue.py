@@ -187,7 +187,7 @@ CREATE INDEX transfer_history_task ON transfer_history (task_id);
 CREATE INDEX transfer_history_destination ON transfer_history USING hash (destination_lfn);
 CREATE TABLE transfer_history_default PARTITION OF transfer_history DEFAULT;
 
--- Order of the events of a file, which no clock can disturb: drawn while the file's row is locked, so CACHE 1.
+-- Order of a file's events, which no clock can disturb: drawn while the file's row is locked, so CACHE 1.
 CREATE SEQUENCE transfer_event_id CACHE 1;
 CREATE TABLE transfer_event (
     id          bigint NOT NULL DEFAULT nextval('transfer_event_id'),

@@ -52,7 +52,7 @@ from asyncstageout.steps.recording import size as say_size
 
 S = TransferState
 
-DEMO_POLICY = {"retry_scale": 0.01}
+DEMO_POLICY = {"retry_scale": 0.002}
 """A failed file goes again within a second, not after a minute: waiting teaches nothing here."""
 STUCK_S = 600.0
 POLL_S = 1.0

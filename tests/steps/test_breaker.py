@@ -130,8 +130,8 @@ def test_what_was_under_way_may_close_it(house: House, add: Add) -> None:
     """The link mends while hundreds of its files are still in FTS: no need to wait for the probe."""
     add(*(record(number) for number in range(60)))
     put_policy(house.conn, None, None, {"files_per_job": 30}, "test")
-    house.run_cycle("both")
     house.set_faults(links=[{"reason": DOWN, "tries": 1}])
+    house.run_cycle("both")
     house.finish_at_fts()
     house.sense()
     house.conn.execute("DELETE FROM fts_report WHERE sid = (SELECT sid FROM fts_job ORDER BY sid LIMIT 1)")

@@ -45,7 +45,7 @@ HEALTHY: dict[str, Any] = {
         for name in ("metadatabase", "scheduler", "dag_processor", "triggerer")
     },
     "import_errors": [],
-    "dags": [{"dag_id": name, "is_paused": False} for name in ("stageout_transfer", "stageout_sense")],
+    "dags": [{"dag_id": name, "is_paused": False} for name in doctor.DAGS],
     "connections": ["stageout_db", "fts3_default"],
 }
 

@@ -191,7 +191,9 @@ def test_ten_thousand_open_jobs_on_one_trigger(
     most = WORK_PER_SECOND * (measured.wall_s + 2) / (FILES_PER_JOB + 10)
     assert most / 2 < asked <= most + 100
     assert cpu_per_minute_s < 30
-    assert measured.longest_block_s < 0.2
+    # 0.1 s on a quiet machine (docs/adr/0005-sensing.md); a busy one takes its share. Parsing it all in one go
+    # would hold the loop for seconds.
+    assert measured.longest_block_s < 1.0
 
 
 def test_how_fast_it_stages_what_has_ended(

@@ -138,6 +138,20 @@ def test_a11_a_job_in_the_archive_gives_its_outcome_from_there(house: House, add
     assert_audited(house.conn)
 
 
+def test_a10_an_fts_that_forgot_hundreds_of_jobs_is_known_to_within_two_minutes(
+    house: House, add: Add
+) -> None:
+    """No file waits longer than that for its next step, however many jobs were forgotten at once."""
+    many_jobs(house, add, 500)
+    forget(house)
+    begun_at = datetime.now(UTC)
+    for after_s in range(0, 116, 5):
+        if sense_once(house.conn, house.client, now=begun_at + timedelta(seconds=after_s)).news:
+            house.update()
+    assert states(house.conn) == {"RETRY": 500}
+    assert_audited(house.conn)
+
+
 def test_a11_a_job_is_not_lost_while_the_archive_is_silent(house: House, add: Add) -> None:
     add(record(1))
     house.run_cycle()

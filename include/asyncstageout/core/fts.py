@@ -33,6 +33,8 @@ MAX_JOB_METADATA_BYTES: Final = 2048
 ADDED_BY_FTS: Final = {"auth_method": "certificate"}
 """FTS puts this into the job's metadata before it measures them."""
 ADLER32: Final = re.compile(r"[0-9A-Fa-f]{1,8}")
+SCITAGS: Final = range(65, 65536)
+"""Experiment and activity of a flow, as network monitoring reads them (scitags.org); FTS refuses others."""
 SCHEMES_REFUSED: Final = frozenset({"", "file"})
 
 UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError)
@@ -300,7 +302,14 @@ def _int_or_none(value: object) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class TransferFile:
-    """One file to copy. ``adler32`` is hexadecimal; leading zeros may be missing."""
+    """One file to copy.
+
+    Attributes:
+        adler32: hexadecimal; leading zeros may be missing.
+        source_token: with which FTS reads the source; both tokens or none, and for all files of a job or none.
+        destination_token: with which FTS writes, and looks at what it wrote.
+        scitag: one of :data:`SCITAGS`.
+    """
 
     transfer_id: int
     attempt: int
@@ -309,6 +318,9 @@ class TransferFile:
     size_bytes: int
     adler32: str | None = None
     activity: str = "default"
+    source_token: str | None = field(default=None, repr=False)
+    destination_token: str | None = field(default=None, repr=False)
+    scitag: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +334,9 @@ class JobParams:
         reuse: one connection for all files, which must share one link.
         dst_file_report: where a file is in the way, say its size and checksum.
         job_metadata: shown by FTS's own monitoring; at most 2 kB.
+        source_spacetoken: SRM space to read from.
+        destination_spacetoken: SRM space to write to.
+        unmanaged_tokens: FTS shall use the tokens as they are, and neither exchange nor refresh them (3.14).
     """
 
     verify_checksum: Literal["both", "source", "target", "none"] = "both"
@@ -336,6 +351,9 @@ class JobParams:
     archive_timeout_s: int | None = None
     dst_file_report: bool = False
     job_metadata: Mapping[str, JSON] = field(default_factory=dict)
+    source_spacetoken: str | None = None
+    destination_spacetoken: str | None = None
+    unmanaged_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +391,24 @@ def _file_body(file: TransferFile) -> dict[str, JSON]:
     }
     if file.adler32:
         body["checksum"] = f"ADLER32:{adler32_text(file.adler32, file.transfer_id)}"
-    return body
+    if file.scitag is not None:
+        body["scitag"] = _scitag(file)
+    return body | _tokens_body(file)
+
+
+def _tokens_body(file: TransferFile) -> dict[str, JSON]:
+    if file.source_token and file.destination_token:
+        return {"source_tokens": [file.source_token], "destination_tokens": [file.destination_token]}
+    if file.source_token or file.destination_token:
+        raise NotSubmittable("only one of its two tokens is there", file.transfer_id)
+    return {}
+
+
+def _scitag(file: TransferFile) -> int | None:
+    if file.scitag not in SCITAGS:
+        why = f"scitag {file.scitag} is not between {SCITAGS.start} and {SCITAGS.stop - 1}"
+        raise NotSubmittable(why, file.transfer_id)
+    return file.scitag
 
 
 def _params_body(params: JobParams) -> dict[str, JSON]:
@@ -390,6 +425,9 @@ def _params_body(params: JobParams) -> dict[str, JSON]:
         "archive_timeout": params.archive_timeout_s,
         "dst_file_report": params.dst_file_report or None,
         "job_metadata": dict(params.job_metadata) or None,
+        "source_spacetoken": params.source_spacetoken or None,
+        "destination_spacetoken": params.destination_spacetoken or None,
+        "unmanaged_tokens": params.unmanaged_tokens or None,
     }
     return {name: value for name, value in body.items() if value is not None}
 

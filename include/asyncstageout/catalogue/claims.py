@@ -6,9 +6,9 @@ length of the queue: pairs are found by hopping from key to key along the index 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import Connection
@@ -16,8 +16,7 @@ from psycopg.types.json import Jsonb
 
 from asyncstageout.catalogue.cycles import Cycle, CycleParams
 from asyncstageout.core.failures import GOES_WITH_OVERWRITE
-from asyncstageout.core.planning import SHARE, JobKey, Link, PendingFile, PlannedJob
-from asyncstageout.core.policies import LinkPolicy
+from asyncstageout.core.planning import SHARE, InFlight, Link, PendingFile, PlannedJob
 
 _GROUPING_LOCK = 0x5A51
 """Cycles that run at the same moment group one after the other, so that a link's limit holds for all."""
@@ -28,13 +27,32 @@ class LinkView:
     """One link with waiting files, as a cycle sees it."""
 
     link: Link
-    users: int
-    in_flight: int
+    usernames: tuple[str, ...]
+    in_flight: InFlight
+
+
+class Entitled(NamedTuple):
+    """Whose files of a link may be taken, and how many at most."""
+
+    source: str
+    destination: str
+    username: str
+    room: int
+
+
+class Barred(NamedTuple):
+    """Files that stay, although their user's others go: those of an activity, or of an identity."""
+
+    source: str
+    destination: str
+    username: str
+    activity: str | None
+    identity: str | None
 
 
 # One index probe per (link, user), however many files wait (a "loose index scan").
-_PAIRS = """
-RECURSIVE pair AS (
+_LINKS = """
+WITH RECURSIVE pair AS (
     (SELECT source, destination, username FROM transfer WHERE state IN ('NEW', 'RETRY')
      ORDER BY source, destination, username LIMIT 1)
     UNION ALL
@@ -44,36 +62,48 @@ RECURSIVE pair AS (
             AND (source, destination, username) > (p.source, p.destination, p.username)
         ORDER BY source, destination, username LIMIT 1
     ) following
-), wanted AS (
-    SELECT * FROM pair
+), link AS (
+    SELECT source, destination, array_agg(username) AS usernames FROM pair
     WHERE (%(username)s::text IS NULL OR username = %(username)s)
         AND (%(source)s::text IS NULL OR source = %(source)s)
         AND (%(destination)s::text IS NULL OR destination = %(destination)s)
+    GROUP BY source, destination
 )
+SELECT l.source, l.destination, l.usernames, busy.files, busy.size_bytes
+FROM link l CROSS JOIN LATERAL (
+    -- What is left of a job counts with the average size of its files.
+    SELECT coalesce(sum(j.open_files), 0)::bigint AS files,
+        coalesce(sum(j.size_bytes * j.open_files / cardinality(j.transfer_ids)), 0)::bigint AS size_bytes
+    FROM fts_job j
+    WHERE j.source = l.source AND j.destination = l.destination AND j.state IN ('PLANNED', 'SUBMITTED')
+) busy ORDER BY l.source, l.destination
 """
 
-_LINKS = f"""
-WITH {_PAIRS}
-SELECT w.source, w.destination, count(*), coalesce((
-    SELECT sum(j.open_files) FROM fts_job j
-    WHERE j.source = w.source AND j.destination = w.destination AND j.state IN ('PLANNED', 'SUBMITTED')
-), 0)::integer
-FROM wanted w GROUP BY w.source, w.destination ORDER BY w.source, w.destination
+_BUSY = """
+SELECT t.source, t.destination, t.username, t.activity, count(*), sum(t.size_bytes)::bigint
+FROM unnest(%(sources)s::text[], %(destinations)s::text[]) AS l(source, destination)
+JOIN fts_job j ON j.source = l.source AND j.destination = l.destination AND j.state IN ('PLANNED', 'SUBMITTED')
+JOIN transfer t ON t.fts_job = j.sid AND t.state IN ('ACQUIRED', 'SUBMITTED', 'KILL')
+GROUP BY 1, 2, 3, 4
 """
 
 # A user's files in the order of priority, then age; the n-th costs the sum of 1/weight so far ("turn").
 # Files with the lowest turn go first, so users take turns, and a high priority comes round more often.
-_TAKE = f"""
-WITH {_PAIRS}, room AS (
-    SELECT * FROM unnest(%(sources)s::text[], %(destinations)s::text[], %(rooms)s::integer[])
-        AS r(source, destination, room) WHERE room > 0
+_TAKE = """
+WITH wanted AS (
+    SELECT * FROM unnest(%(sources)s::text[], %(destinations)s::text[], %(usernames)s::text[],
+        %(rooms)s::integer[]) AS r(source, destination, username, room) WHERE room > 0
+), barred AS (
+    SELECT * FROM unnest(%(barred_sources)s::text[], %(barred_destinations)s::text[],
+        %(barred_usernames)s::text[], %(barred_activities)s::text[], %(barred_identities)s::text[])
+        AS b(source, destination, username, activity, identity)
 ), share AS (
     SELECT * FROM unnest(%(priorities)s::smallint[], %(weights)s::float8[]) AS s(priority, weight)
 ), entitled AS (
     -- Twice the even share each: what some users do not need, others may take.
-    SELECT w.*, r.room,
-        ceil(2.0 * r.room / count(*) OVER (PARTITION BY w.source, w.destination))::integer AS most
-    FROM wanted w JOIN room r USING (source, destination)
+    SELECT source, destination, username, max(room) OVER link AS room,
+        least(room, ceil(2.0 * max(room) OVER link / count(*) OVER link)::integer) AS most
+    FROM wanted WINDOW link AS (PARTITION BY source, destination)
 ), candidate AS (
     SELECT f.id, e.source, e.destination, e.room, f.due_at, sum(1 / s.weight) OVER (
         PARTITION BY e.source, e.destination, e.username ORDER BY s.priority DESC, f.due_at, f.id
@@ -82,7 +112,9 @@ WITH {_PAIRS}, room AS (
         SELECT id, due_at FROM transfer t
         WHERE t.state IN ('NEW', 'RETRY') AND t.source = e.source AND t.destination = e.destination
             AND t.username = e.username AND t.priority = s.priority AND t.due_at <= now()
-            AND t.identity <> ALL(%(held)s)
+            AND NOT EXISTS (
+                SELECT FROM barred b WHERE b.source = e.source AND b.destination = e.destination
+                    AND b.username = e.username AND (b.activity = t.activity OR b.identity = t.identity))
             AND (%(task)s::text IS NULL OR t.task_id = (SELECT id FROM task WHERE name = %(task)s))
             AND (%(created_from)s::timestamptz IS NULL OR t.created_at >= %(created_from)s)
             AND (%(created_to)s::timestamptz IS NULL OR t.created_at < %(created_to)s)
@@ -94,7 +126,8 @@ WITH {_PAIRS}, room AS (
 ), picked AS (
     SELECT id, turn FROM ranked WHERE place <= room ORDER BY turn, due_at, id LIMIT %(limit)s
 )
-SELECT t.id, t.source, t.destination, t.identity, t.activity, t.priority, t.size_bytes,
+SELECT t.id, t.source, t.destination, t.username, t.identity, t.activity, t.priority, t.size_bytes,
+    t.source_lfn, t.destination_lfn, t.fts_job,
     (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE
 FROM picked p JOIN transfer t USING (id)
 WHERE t.state IN ('NEW', 'RETRY')
@@ -103,9 +136,10 @@ FOR UPDATE OF t SKIP LOCKED
 """
 
 _WRITE_JOBS = """
-INSERT INTO fts_job (sid, fts_server, cycle_id, source, destination, identity, activity, priority, params,
-    transfer_ids, open_files, size_bytes)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO fts_job (sid, cycle_id, source, destination, fts_server, identity, activity, priority,
+    source_storage, source_protocol, destination_storage, destination_protocol, params, transfer_ids,
+    open_files, size_bytes)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 _ACQUIRE = """
@@ -145,7 +179,25 @@ SELECT id, 'FAILED', 'NEW', 0, %(step_run)s, 'driven again by a backfill' FROM c
 def links_with_work(conn: Connection, params: CycleParams) -> list[LinkView]:
     """Return the links on which files wait that the cycle may take."""
     rows = conn.execute(_LINKS, _filters(params))
-    return [LinkView(Link(source, destination), users, busy) for source, destination, users, busy in rows]
+    return [
+        LinkView(Link(source, destination), tuple(usernames), InFlight(files, size_bytes))
+        for source, destination, usernames, files, size_bytes in rows
+    ]
+
+
+def in_flight_of(conn: Connection, links: Collection[Link]) -> dict[tuple[str, str, str, str], InFlight]:
+    """Return what is in flight on links, by (source, destination, username, activity)."""
+    rows = conn.execute(
+        _BUSY,
+        {
+            "sources": [link.source for link in links],
+            "destinations": [link.destination for link in links],
+        },
+    )
+    return {
+        (source, destination, username, activity): InFlight(files, size_bytes)
+        for source, destination, username, activity, files, size_bytes in rows
+    }
 
 
 def waiting_files(conn: Connection, link: Link, at_most: int = 10_000) -> int:
@@ -179,39 +231,39 @@ def lock_grouping(conn: Connection) -> None:
 
 
 def take(
-    conn: Connection, params: CycleParams, rooms: dict[Link, int], *, held: Collection[str] = ()
+    conn: Connection,
+    params: CycleParams,
+    entitled: Sequence[Entitled],
+    *,
+    barred: Sequence[Barred] = (),
 ) -> list[PendingFile]:
     """Lock and return the files to send now, in the order in which they should travel.
 
     Args:
-        rooms: how many more files each link may have in flight; a link that is not named gets none.
-        held: identities whose files wait.
+        entitled: who may send on which link, and how many files; the link as a whole gets the largest of them.
     """
     rows = conn.execute(
         _TAKE,
         {
             **_filters(params),
-            "sources": [link.source for link in rooms],
-            "destinations": [link.destination for link in rooms],
-            "rooms": list(rooms.values()),
+            "sources": [one.source for one in entitled],
+            "destinations": [one.destination for one in entitled],
+            "usernames": [one.username for one in entitled],
+            "rooms": [one.room for one in entitled],
+            "barred_sources": [one.source for one in barred],
+            "barred_destinations": [one.destination for one in barred],
+            "barred_usernames": [one.username for one in barred],
+            "barred_activities": [one.activity for one in barred],
+            "barred_identities": [one.identity for one in barred],
             "priorities": list(SHARE),
             "weights": list(SHARE.values()),
-            "held": list(held),
             "overwriting": [category.value for category in GOES_WITH_OVERWRITE],
         },
     )
     return [PendingFile(*row) for row in rows]
 
 
-def write_jobs(
-    conn: Connection,
-    cycle: Cycle,
-    jobs: Sequence[PlannedJob],
-    *,
-    fts_server: str,
-    params_of: Callable[[JobKey], dict[str, Any]],
-    step_run: int,
-) -> None:
+def write_jobs(conn: Connection, cycle: Cycle, jobs: Sequence[PlannedJob], *, step_run: int) -> None:
     """Write planned FTS jobs with their exact file lists and make their files ACQUIRED.
 
     Call it in the transaction that took the files.
@@ -220,7 +272,7 @@ def write_jobs(
         cursor.executemany(
             _WRITE_JOBS,
             [
-                (job.sid, fts_server, cycle.cycle_id, *job.key[:5], Jsonb(params_of(job.key)),
+                (job.sid, cycle.cycle_id, *job.key[:6], *job.key.names, Jsonb(dict(job.key.params)),
                  list(job.transfer_ids), len(job.transfer_ids), job.size_bytes)
                 for job in jobs
             ],
@@ -230,18 +282,13 @@ def write_jobs(
     conn.execute(_ACQUIRE, {"ids": ids, "sids": sids, "step_run": step_run})
 
 
-def room_on(view: LinkView, policy: LinkPolicy) -> int:
-    """Return how many more files may start on a link."""
-    return 0 if policy.paused else max(0, policy.max_files_in_flight - view.in_flight)
-
-
 def record_links(conn: Connection, cycle_id: int, rows: Sequence[tuple[LinkView, int, str | None]]) -> None:
     """Keep what the cycle saw: (link, room, why it was held or None)."""
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO cycle_link (cycle_id, source, destination, users, in_flight, room, held)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            [(cycle_id, *view.link, view.users, view.in_flight, room, held) for view, room, held in rows],
+            [(cycle_id, *view.link, len(view.usernames), view.in_flight.files, room, held) for view, room, held in rows],
         )
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from asyncstageout.core.planning import Link, Shard, ShardLoad
+from asyncstageout.catalogue.storages import Naming
+from asyncstageout.core.planning import FileNames, Link, Shard, ShardLoad
 
 
 class FileToSend(NamedTuple):
@@ -22,6 +23,8 @@ class FileToSend(NamedTuple):
     adler32: str | None
     attempt: int
     """The attempt that this submission is, from 1."""
+    source_lfn: str = ""
+    destination_lfn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +45,17 @@ class JobToSubmit:
 # The list is what was planned, whatever happened to its files since: a repeated POST must say the same.
 _TO_SUBMIT = """
 SELECT j.sid, j.fts_server, j.source, j.destination, j.identity, j.activity, j.priority, j.params, j.cycle_id,
+    j.source_storage, j.source_protocol, j.destination_storage, j.destination_protocol,
     array_agg(t.id ORDER BY u.place),
-    array_agg(s.pfn_prefix || t.source_lfn ORDER BY u.place),
-    array_agg(d.pfn_prefix || t.destination_lfn ORDER BY u.place),
+    array_agg(t.username ORDER BY u.place),
+    array_agg(t.source_lfn ORDER BY u.place),
+    array_agg(t.destination_lfn ORDER BY u.place),
     array_agg(t.size_bytes ORDER BY u.place),
     array_agg(t.adler32 ORDER BY u.place),
     array_agg((t.attempt + 1)::integer ORDER BY u.place)
 FROM fts_job j
 CROSS JOIN LATERAL unnest(j.transfer_ids) WITH ORDINALITY AS u(id, place)
 JOIN transfer t ON t.id = u.id
-JOIN site s ON s.name = j.source JOIN site d ON d.name = j.destination
 WHERE j.state = 'PLANNED' AND j.sid = ANY(%s)
 GROUP BY j.sid ORDER BY j.planned_at, j.sid
 """
@@ -126,9 +130,11 @@ WITH old AS (
     SELECT sid, array_agg(id ORDER BY place) AS ids FROM sided GROUP BY sid
 ), job AS (
     INSERT INTO fts_job (sid, fts_server, cycle_id, shard, source, destination, identity, activity, priority,
-        params, transfer_ids, open_files, size_bytes)
+        params, source_storage, source_protocol, destination_storage, destination_protocol, transfer_ids,
+        open_files, size_bytes)
     SELECT p.sid, o.fts_server, o.cycle_id, o.shard, o.source, o.destination, o.identity, o.activity,
-        o.priority, o.params, p.ids, cardinality(p.ids),
+        o.priority, o.params, o.source_storage, o.source_protocol, o.destination_storage,
+        o.destination_protocol, p.ids, cardinality(p.ids),
         (SELECT sum(t.size_bytes) FROM transfer t WHERE t.id = ANY(p.ids))
     FROM part p CROSS JOIN old o
 ), changed AS (
@@ -238,14 +244,26 @@ def planned_loads(conn: Connection, cycle_id: int) -> list[ShardLoad]:
 
 def jobs_to_submit(conn: Connection, sids: Sequence[UUID]) -> list[JobToSubmit]:
     """Return those of the jobs that are still PLANNED, with their exact files."""
-    return [
-        JobToSubmit(
-            sid, fts_server, Link(source, destination), identity, activity, priority, params, cycle_id,
-            tuple(FileToSend(*file) for file in zip(*columns, strict=True)),
-        )
-        for sid, fts_server, source, destination, identity, activity, priority, params, cycle_id, *columns
-        in conn.execute(_TO_SUBMIT, (list(sids),))
-    ]  # fmt: skip
+    rows = conn.execute(_TO_SUBMIT, (list(sids),)).fetchall()
+    naming = Naming(conn, {FileNames(*row[9:13]) for row in rows})
+    return [_job_to_submit(row, naming) for row in rows]
+
+
+def _job_to_submit(row: Sequence[Any], naming: Naming) -> JobToSubmit:
+    sid, fts_server, source, destination, identity, activity, priority, params, cycle_id = row[:9]
+    names = FileNames(*row[9:13])
+    return JobToSubmit(
+        sid, fts_server, Link(source, destination), identity, activity, priority, params, cycle_id,
+        tuple(
+            FileToSend(
+                transfer_id,
+                naming.source(names, source_lfn, username, destination),
+                naming.destination(names, destination_lfn, username, destination),
+                *rest, source_lfn, destination_lfn,
+            )
+            for transfer_id, username, source_lfn, destination_lfn, *rest in zip(*row[13:], strict=True)
+        ),
+    )  # fmt: skip
 
 
 def record_accepted(conn: Connection, accepted: Sequence[tuple[UUID, UUID]], step_run: int) -> int:

@@ -10,7 +10,9 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import dict_row
 
+from asyncstageout.catalogue.storages import Naming
 from asyncstageout.core.naming import request_id
+from asyncstageout.core.planning import FileNames
 from asyncstageout.core.states import TransferState
 
 # Live rows and history answer alike; a finished file is found wherever it is.
@@ -106,22 +108,35 @@ def list_files(conn: Connection, where: FileFilter, *, limit: int, after_id: int
 def find_file(conn: Connection, wanted: str) -> dict[str, Any] | None:
     """Return one file by its number, its request id, or its source or destination LFN; None if there is none.
 
-    Of several files that ended at the same destination LFN, the latest.
+    Of several files that ended at the same destination LFN, the latest. ``source_url`` and ``destination_url``
+    are those of its last FTS job.
     """
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
+        file = cursor.execute(
             f"""
             SELECT t.*, t.state::text AS state, t.type::text AS type, t.publication::text AS publication,
                 k.name AS task, k.vo_group, k.vo_role, j.job_id AS fts_job_id, j.fts_server,
-                j.fts_state, s.pfn_prefix || t.source_lfn AS source_url,
-                d.pfn_prefix || t.destination_lfn AS destination_url
+                j.fts_state, j.source_storage, j.source_protocol, j.destination_storage,
+                j.destination_protocol
             FROM {_FILES} t JOIN task k ON k.id = t.task_id
                 LEFT JOIN fts_job j ON j.sid = t.fts_job
-                LEFT JOIN site s ON s.name = t.source LEFT JOIN site d ON d.name = t.destination
             WHERE {_condition(wanted)} ORDER BY t.id DESC LIMIT 1
             """,
             {"wanted": wanted, "of_source": request_id(wanted)},
         ).fetchone()
+    return file and file | _urls(conn, file)
+
+
+def _urls(conn: Connection, file: dict[str, Any]) -> dict[str, str | None]:
+    names = FileNames(*(file.pop(field) for field in FileNames._fields))
+    if names.source_storage is None:  # it never was in a job
+        return {"source_url": None, "destination_url": None}
+    naming = Naming(conn, [names])
+    owner, destination = file["username"], file["destination"]
+    return {
+        "source_url": naming.source(names, file["source_lfn"], owner, destination),
+        "destination_url": naming.destination(names, file["destination_lfn"], owner, destination),
+    }
 
 
 def _condition(wanted: str) -> str:

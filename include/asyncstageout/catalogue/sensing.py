@@ -10,6 +10,9 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.storages import Naming
+from asyncstageout.core.planning import FileNames
+
 
 @dataclass(frozen=True, slots=True)
 class OpenJob:
@@ -174,12 +177,17 @@ def open_sids(conn: Connection, job_ids: Sequence[UUID]) -> dict[UUID, UUID]:
 def files_by_destination(conn: Connection, sids: Sequence[UUID]) -> dict[tuple[UUID, str], int]:
     """Return the open files of jobs, by (sid, destination URL)."""
     rows = conn.execute(
-        "SELECT t.fts_job, d.pfn_prefix || t.destination_lfn, t.id FROM transfer t"
-        " JOIN site d ON d.name = t.destination"
+        "SELECT t.fts_job, t.id, t.destination_lfn, t.username, t.destination, j.source_storage,"
+        " j.source_protocol, j.destination_storage, j.destination_protocol"
+        " FROM transfer t JOIN fts_job j ON j.sid = t.fts_job"
         " WHERE t.fts_job = ANY(%s) AND t.state IN ('SUBMITTED', 'KILL')",
         (list(sids),),
-    )
-    return {(sid, url): transfer_id for sid, url, transfer_id in rows}
+    ).fetchall()
+    naming = Naming(conn, {FileNames(*row[5:]) for row in rows})
+    return {
+        (sid, naming.destination(FileNames(*names), lfn, username, destination)): transfer_id
+        for sid, transfer_id, lfn, username, destination, *names in rows
+    }
 
 
 def open_job_count(conn: Connection) -> int:

@@ -1,7 +1,7 @@
 """Which files go together: links into FTS jobs, jobs into shards, and whose file is next.
 
 One FTS job holds one identity, activity, priority, source, destination and set of parameters (FTS applies
-them to the whole job).
+them to the whole job), and goes to one FTS server.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
-
-from asyncstageout.core.policies import LinkPolicy
 
 SHARE = {1: 0.25, 2: 0.5, 3: 1.0, 4: 2.0, 5: 4.0}
 """Weight of a file's priority in its user's share of a link.
@@ -30,17 +28,32 @@ class Link(NamedTuple):
         return f"{self.source} → {self.destination}"
 
 
+class InFlight(NamedTuple):
+    """What FTS has of a link, or of somebody's share of it."""
+
+    files: int = 0
+    size_bytes: int = 0
+
+    def __add__(self, other: InFlight) -> InFlight:  # type: ignore[override]
+        return InFlight(self.files + other.files, self.size_bytes + other.size_bytes)
+
+
 class PendingFile(NamedTuple):
     """A file that was taken for this cycle, as planning needs it."""
 
     transfer_id: int
     source: str
     destination: str
+    username: str
     identity: str
-    """Whose credential FTS sees."""
+    """Whose file it is, as :mod:`asyncstageout.core.identities` writes it."""
     activity: str
     priority: int
     size_bytes: int
+    source_lfn: str
+    destination_lfn: str
+    fts_job: UUID | None = None
+    """sid of the job of its last attempt."""
     overwrite: bool = False
     """Whether it must overwrite what its last attempt met, whatever the policy says."""
 
@@ -49,24 +62,32 @@ class PendingFile(NamedTuple):
         return Link(self.source, self.destination)
 
 
+class FileNames(NamedTuple):
+    """How the files of one FTS job are named at both ends: versions of the storages, and their protocols."""
+
+    source_storage: int
+    source_protocol: str
+    destination_storage: int
+    destination_protocol: str
+
+
 class JobKey(NamedTuple):
-    """What must be equal for two files to share an FTS job. The parameters follow from the link."""
+    """What must be equal for two files to share an FTS job."""
 
     source: str
     destination: str
+    fts_server: str
     identity: str
+    """Whose credential FTS sees."""
     activity: str
     priority: int
-    overwrite: bool = False
-    """Set for a retry that must overwrite; otherwise the policy says."""
+    names: FileNames
+    params: tuple[tuple[str, Any], ...] = ()
+    """(name, value) of ``core.fts.JobParams``, sorted."""
 
     @property
     def link(self) -> Link:
         return Link(self.source, self.destination)
-
-    @classmethod
-    def of(cls, file: PendingFile) -> JobKey:
-        return cls(file.source, file.destination, file.identity, file.activity, file.priority, file.overwrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +105,30 @@ class PlannedJob:
 
 
 def plan_jobs(
-    files: Iterable[PendingFile], policy_of: Callable[[Link], LinkPolicy], new_sid: Callable[[], UUID]
+    files: Iterable[tuple[JobKey, PendingFile]],
+    files_per_job: Callable[[JobKey], int],
+    new_sid: Callable[[], UUID],
 ) -> list[PlannedJob]:
     """Group files into FTS jobs, keeping their order inside a job.
 
     Args:
-        files: in the order in which they should travel.
-        policy_of: gives the policy of a link; its ``files_per_job`` is the size limit.
+        files: each with what its job must be like, in the order in which they should travel.
         new_sid: gives a fresh submission id at each call; one sid is one attempt to submit.
     """
     groups: dict[JobKey, list[PendingFile]] = defaultdict(list)
-    for file in files:
-        groups[JobKey.of(file)].append(file)
-    jobs = []
-    for key, group in groups.items():
-        size = policy_of(key.link).files_per_job
-        for start in range(0, len(group), size):
-            part = group[start : start + size]
-            jobs.append(
-                PlannedJob(
-                    sid=new_sid(),
-                    key=key,
-                    transfer_ids=tuple(file.transfer_id for file in part),
-                    size_bytes=sum(file.size_bytes for file in part),
-                )
-            )
-    return jobs
+    for key, file in files:
+        groups[key].append(file)
+    return [
+        PlannedJob(
+            sid=new_sid(),
+            key=key,
+            transfer_ids=tuple(file.transfer_id for file in part),
+            size_bytes=sum(file.size_bytes for file in part),
+        )
+        for key, group in groups.items()
+        for size in (files_per_job(key),)
+        for part in (group[start : start + size] for start in range(0, len(group), size))
+    ]
 
 
 class ShardLoad(NamedTuple):

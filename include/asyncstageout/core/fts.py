@@ -306,7 +306,7 @@ class TransferFile:
 
     Attributes:
         adler32: hexadecimal; leading zeros may be missing.
-        source_token: with which FTS reads the source; both tokens or none, and for all files of a job or none.
+        source_token: with which FTS reads the source; a file has both tokens or none.
         destination_token: with which FTS writes, and looks at what it wrote.
         scitag: one of :data:`SCITAGS`.
     """

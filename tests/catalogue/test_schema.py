@@ -13,7 +13,9 @@ from psycopg import Connection
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.migrate import current_revision, downgrade, head_revision, upgrade
 from asyncstageout.catalogue.partitions import ensure_partitions, wanted_partitions
-from asyncstageout.catalogue.sites import UnknownSetting, policy_rows, put_policy, put_sites, site_prefixes
+from asyncstageout.catalogue.policies import policy_rows, put_policy
+from asyncstageout.catalogue.sites import put_sites, site_prefixes
+from asyncstageout.core.policies import UnknownSetting
 from asyncstageout.core.states import FileType, JobState, PublicationState, TransferState
 from fixtures.catalogue import Add, record
 

@@ -21,7 +21,8 @@ import requests
 from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
-from asyncstageout.catalogue.sites import put_policy, put_sites
+from asyncstageout.catalogue.policies import put_policy
+from asyncstageout.catalogue.sites import put_sites
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.cli.load import day_lines, load_requests
 from asyncstageout.sandbox import children

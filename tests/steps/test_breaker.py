@@ -9,7 +9,7 @@ import pytest
 from psycopg import Connection
 
 from asyncstageout.catalogue.link_health import why_waiting
-from asyncstageout.catalogue.sites import put_policy
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.core.planning import Link
 from fixtures.catalogue import Add, assert_audited, record, states
 from fixtures.cycles import House

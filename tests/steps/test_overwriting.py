@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asyncstageout.catalogue.sites import put_policy
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.core.existing import THERE_ALREADY
 from fixtures.catalogue import Add, assert_audited, record, states
 from fixtures.cycles import House, jobs_at_fts

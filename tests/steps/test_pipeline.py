@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.catalogue.sensing import staged_reports
-from asyncstageout.catalogue.sites import put_policy
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.clients.errors import NotAuthorised, Unavailable, Unreachable
 from asyncstageout.steps.recording import recorded

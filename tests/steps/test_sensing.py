@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg import Connection
 
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.catalogue.sensing import LOST, OpenJob, open_job_count, staged_reports
-from asyncstageout.catalogue.sites import put_policy
 from asyncstageout.clients.errors import BadAnswer, RequestTooLong, ServerFault, TooManyIds, Unreachable
 from asyncstageout.core.fts import FTSFileStatus, FTSJobStatus, JobAnswer, JobMissing
 from asyncstageout.core.planning import PlannedJob

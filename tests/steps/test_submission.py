@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from psycopg import Connection
 
-from asyncstageout.catalogue.sites import put_policy
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.clients.delegation import CannotDelegate
 from asyncstageout.clients.errors import (
     DestinationBusy,

@@ -31,7 +31,7 @@ from asyncstageout.catalogue.lookup import (
     list_files,
     state_counts,
 )
-from asyncstageout.catalogue.sites import put_policy
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.cli.doctor import examine

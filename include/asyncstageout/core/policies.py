@@ -1,36 +1,183 @@
-"""What an operator may set for a link, and which setting counts when several do."""
+"""What an operator may set for links, users and activities, and which setting counts when several do.
+
+Each setting comes from the most specific row that sets it. A row is the more specific the more it singles
+out of what an operator has in mind when he makes an exception:
+
+========  ================  ======================================================================
+weight    the row names     reason
+========  ================  ======================================================================
+8         the user          an exception for one person is meant wherever he goes
+4         the activity      an exception for a kind of work holds on all links
+2         the destination   it is written to, and full disks and quotas are there
+1         the source        it is only read from
+========  ================  ======================================================================
+
+So a link (3) counts before its destination (2), that before its source (1), and whatever names the user
+before everything that does not. No two rows that cover the same file weigh the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Scheme = Literal["davs", "root", "srm"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/\- ]{1,255}$")]
 
 
-@dataclass(frozen=True, slots=True)
-class LinkPolicy:
-    """How files travel on one link."""
+class LinkPolicy(BaseModel):
+    """How files travel: every setting with what is allowed, what it is by default, and what it means."""
 
-    files_per_job: int = 200
-    max_files_in_flight: int = 20_000
-    """Files of this link in FTS at one time, at most."""
-    max_attempts: int = 3
-    retry_scale: float = 1.0
+    # What a newer version stored is no reason to stop; what is set here is checked by check_settings.
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)
+
+    files_per_job: int = Field(200, ge=1, le=2000)
+    """Files in one FTS job, at most."""
+    max_files_in_flight: int = Field(20_000, ge=0, le=1_000_000)
+    """Files in FTS at one time, at most: of the link, or of its user or activity if the row names one."""
+    max_bytes_in_flight: int | None = Field(None, ge=0)
+    """Their bytes, at most; none: no limit."""
+    max_attempts: int = Field(3, ge=1, le=100)
+    """Attempts for a file; some kinds of failure have more or fewer (docs/explanation/retries.md)."""
+    retry_scale: float = Field(1.0, gt=0, le=100)
     """Factor on every waiting time before a retry."""
-    verify_checksum: str = "both"
+    verify_checksum: Literal["both", "source", "target", "none"] = "both"
+    """At which ends FTS compares checksums."""
     overwrite: bool = True
-    """As ASO and CRAB do: a task that runs again writes the same names with other bytes."""
+    """Replace what is at the destination: a task that runs again writes the same names (so ASO and CRAB)."""
     overwrite_wrong: bool = True
     """Where ``overwrite`` is off: once overwrite what an attempt of our own may have left, if it is wrong."""
-    fts_retry: int = -1
+    fts_retry: int = Field(-1, ge=-1, le=10)
     """Retries inside FTS; -1 is none, since this service retries and shows why."""
-    max_time_in_queue_h: int = 10
+    retry_delay_s: int | None = Field(None, ge=0, le=86_400)
+    """Time between retries inside FTS; none: as FTS is set up."""
+    timeout_s: int | None = Field(None, ge=1, le=604_800)
+    """Time for the copy of one file; none: FTS works it out from the size."""
+    max_time_in_queue_h: int = Field(10, ge=1, le=720)
+    """Hours that a file may wait in FTS before it is cancelled there and goes again."""
+    priority: int | None = Field(None, ge=1, le=5)
+    """Priority in FTS, 5 first; none: the request's own."""
+    fts_activity: Name | None = None
+    """Activity (share) in FTS; none: the request's own."""
+    reuse: bool = False
+    """One session for all files of a job: for many small files between storages that can (not over HTTP)."""
+    scitag: int | None = Field(None, ge=65, le=65_535)
+    """Mark of the flow for the networks (scitags.org); none: as FTS is set up."""
+    credential: Literal["service", "user"] = "service"
+    """In whose name files travel."""
+    schemes: Annotated[tuple[Scheme, ...], Field(strict=False)] = ()
+    """Schemes of the copy in the order of preference, no others; empty: the best that both ends have."""
+    fts_servers: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    """FTS servers by name in the order of preference, no others; empty: as the destination wants."""
     paused: str | None = None
     """Why no new file may start here, or None."""
-    breaker_attempts: int = 20
+    breaker_attempts: int = Field(20, ge=0, le=1_000_000)
     """The breaker judges a link by at least so many attempts in 10 minutes; 0 switches it off."""
-    breaker_failed_share: float = 0.8
+    breaker_failed_share: float = Field(0.8, gt=0, le=1)
     """From this share of failed attempts on, nothing starts but probes."""
+
+
+SETTINGS = frozenset(LinkPolicy.model_fields)
+LIMITS = frozenset({"max_files_in_flight", "max_bytes_in_flight"})
+
+
+class UnknownSetting(ValueError):
+    """A policy names a setting that does not exist."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = sorted(names)
+        super().__init__(f"no such setting: {', '.join(self.names)}; there are {', '.join(sorted(SETTINGS))}")
+
+
+class WrongValue(ValueError):
+    """A setting was given a value that it cannot have."""
+
+    def __init__(self, name: str, value: object) -> None:
+        self.name, self.value = name, value
+        super().__init__(f"{name} cannot be {value!r}: it must be {allowed(name)}")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check what somebody wants to set.
+
+    Raises:
+        UnknownSetting: a name is no field of :class:`LinkPolicy`.
+        WrongValue: a value has the wrong type or is out of range; the first one is told.
+    """
+    if unknown := settings.keys() - SETTINGS:
+        raise UnknownSetting(unknown)
+    try:
+        LinkPolicy.model_validate(dict(settings))
+    except ValidationError as error:
+        name = str(error.errors(include_url=False)[0]["loc"][0])
+        raise WrongValue(name, settings[name]) from error
+
+
+def allowed(name: str) -> str:
+    """Return in words what a setting may be, from its definition.
+
+    >>> allowed("max_attempts")
+    'a whole number from 1 to 100'
+    >>> allowed("priority")
+    'a whole number from 1 to 5, or none'
+    """
+    schema = LinkPolicy.model_json_schema()["properties"][name]
+    return ", or ".join(_in_words(option) for option in schema.get("anyOf", [schema]))
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    match schema["type"]:
+        case "null":
+            return "none"
+        case "boolean":
+            return "true or false"
+        case "array":
+            return f"a list, each {_in_words(schema['items'])}"
+        case "integer" | "number" as kind:
+            return f"a {'whole ' if kind == 'integer' else ''}number{_range(schema)}"
+    return "letters, digits, spaces and _.:/-, at most 255" if "pattern" in schema else "a text"
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    least = schema.get("minimum")
+    start = f" from {least:,}" if least is not None else f" above {schema['exclusiveMinimum']:g}"
+    most = schema.get("maximum")
+    return start if most is None else f"{start} to {most:,}"
+
+
+class Scope(NamedTuple):
+    """What a row of policy is for; None names everything."""
+
+    source: str | None = None
+    destination: str | None = None
+    username: str | None = None
+    activity: str | None = None
+
+    def rank(self) -> int:
+        """Return the row's weight: see the table above."""
+        return (
+            8 * (self.username is not None)
+            + 4 * (self.activity is not None)
+            + 2 * (self.destination is not None)
+            + (self.source is not None)
+        )
+
+    def __str__(self) -> str:
+        """Say it as an operator does: ``T2_IT_Bari → anywhere, user alice``."""
+        parts = []
+        if self.source or self.destination:
+            parts.append(f"{self.source or 'anywhere'} → {self.destination or 'anywhere'}")
+        if self.username:
+            parts.append(f"user {self.username}")
+        if self.activity:
+            parts.append(f"activity {self.activity}")
+        return ", ".join(parts) or "everything"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +187,112 @@ class PolicyRow:
     source: str | None
     destination: str | None
     settings: dict[str, Any]
+    username: str | None = None
+    activity: str | None = None
+    updated_by: str = ""
+    updated_at: datetime | None = None
 
-    def rank(self) -> int:
-        """More names, more weight; of two with one name each, the destination's counts (it is written to)."""
-        return 2 * (self.destination is not None) + (self.source is not None)
-
-    def covers(self, source: str, destination: str) -> bool:
-        return self.source in (None, source) and self.destination in (None, destination)
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.source, self.destination, self.username, self.activity)
 
 
-SETTINGS = frozenset(item.name for item in fields(LinkPolicy))
+class Bucket(NamedTuple):
+    """Whose files count together against a limit: a link's, or only those of a user or activity on it.
+
+    Whoever has a bucket of his own does not count in the wider one.
+    """
+
+    source: str
+    destination: str
+    username: str | None = None
+    activity: str | None = None
+
+
+class Limit(NamedTuple):
+    """How much may be in FTS at one time."""
+
+    files: int
+    bytes: int | None
+    bucket: Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What some rows come to together."""
+
+    rows: tuple[PolicyRow, ...]
+    policy: LinkPolicy
+    limited_by: PolicyRow | None
+
+
+class Policies:
+    """All rows of policy, indexed: a first answer costs one look-up per kind of row, a second one look-up."""
+
+    def __init__(self, rows: Iterable[PolicyRow]) -> None:
+        self._rows = {row.scope: row for row in rows}
+        by_rank = {scope.rank(): tuple(name is not None for name in scope) for scope in self._rows}
+        self._kinds = [kind for _, kind in sorted(by_rank.items())]
+        self._answers: dict[tuple[str, ...], _Merged] = {}
+        # Most links have the same rows.
+        self._merged: dict[tuple[Scope, ...], _Merged] = {}
+
+    def of(self, source: str, destination: str, username: str = "", activity: str = "default") -> LinkPolicy:
+        """Return the policy for a file: each setting from the most specific row that sets it."""
+        return self._answer((source, destination, username, activity)).policy
+
+    def bucket_of(
+        self, source: str, destination: str, username: str = "", activity: str = "default"
+    ) -> Bucket:
+        """Return whose files count together with this one against its policy's limits.
+
+        Both limits are counted as the most specific row says that sets one of them.
+        """
+        row = self._answer((source, destination, username, activity)).limited_by
+        if row is None:
+            return Bucket(source, destination)
+        return Bucket(source, destination, row.username, row.activity)
+
+    def limit_of(self, source: str, destination: str, username: str = "", activity: str = "default") -> Limit:
+        """Return how much may be in flight, and whose files count."""
+        policy = self.of(source, destination, username, activity)
+        bucket = self.bucket_of(source, destination, username, activity)
+        return Limit(policy.max_files_in_flight, policy.max_bytes_in_flight, bucket)
+
+    def rows_for(
+        self, source: str, destination: str, username: str = "", activity: str = "default"
+    ) -> tuple[PolicyRow, ...]:
+        """Return the rows that cover a file, the most specific last."""
+        return self._answer((source, destination, username, activity)).rows
+
+    def _answer(self, names: tuple[str, ...]) -> _Merged:
+        found = self._answers.get(names)
+        if found is None:
+            found = self._answers[names] = self._merge(names)
+        return found
+
+    def _merge(self, names: tuple[str, ...]) -> _Merged:
+        wanted = (
+            Scope(*(name if named else None for name, named in zip(names, kind, strict=True)))
+            for kind in self._kinds
+        )
+        scopes = tuple(scope for scope in wanted if scope in self._rows)
+        found = self._merged.get(scopes)
+        if found is None:
+            found = self._merged[scopes] = _merge([self._rows[scope] for scope in scopes])
+        return found
+
+
+def _merge(rows: Sequence[PolicyRow]) -> _Merged:
+    settings: dict[str, Any] = {}
+    limited_by = None
+    for row in rows:
+        settings |= row.settings
+        if LIMITS & row.settings.keys():
+            limited_by = row
+    return _Merged(tuple(rows), LinkPolicy.model_validate(settings), limited_by)
 
 
 def policy_for(rows: Iterable[PolicyRow], source: str, destination: str) -> LinkPolicy:
-    """Return the policy of a link: each setting from the most specific row that sets it."""
-    merged: dict[str, Any] = {}
-    for row in sorted((row for row in rows if row.covers(source, destination)), key=PolicyRow.rank):
-        merged |= row.settings
-    return LinkPolicy(**merged)
+    """Return the policy of a link."""
+    return Policies(rows).of(source, destination)

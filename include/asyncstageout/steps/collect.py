@@ -20,7 +20,7 @@ from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.jobs import adopt_orphans
 from asyncstageout.catalogue.link_health import breakers
 from asyncstageout.catalogue.partitions import ensure_partitions
-from asyncstageout.catalogue.sites import policy_rows
+from asyncstageout.catalogue.policies import policy_rows
 from asyncstageout.core.policies import LinkPolicy, policy_for
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files

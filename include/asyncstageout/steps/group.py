@@ -15,7 +15,7 @@ from asyncstageout.catalogue.cycles import Cycle, end_stage
 from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.jobs import assign_shards, planned_loads
 from asyncstageout.catalogue.link_health import breakers, start_probes
-from asyncstageout.catalogue.sites import policy_rows
+from asyncstageout.catalogue.policies import policy_rows
 from asyncstageout.core.planning import JobKey, Link, PlannedJob, Shard, pack_shards, plan_jobs
 from asyncstageout.core.policies import LinkPolicy, policy_for
 from asyncstageout.steps.crashpoints import reached

@@ -10,8 +10,8 @@ from functools import lru_cache
 from psycopg import Connection
 
 from asyncstageout.catalogue.history import move_finished
+from asyncstageout.catalogue.policies import policy_rows
 from asyncstageout.catalogue.sensing import LOST, ReportedFile, take_reports
-from asyncstageout.catalogue.sites import policy_rows
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.breaker import Step
 from asyncstageout.core.existing import THERE_ALREADY, Content, Existing, identify

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.bell import PENDING_CHANNEL
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.history import move_finished
-from asyncstageout.catalogue.intake import PENDING_CHANNEL
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.states import TransferState
 from fixtures.catalogue import Add, Plan, assert_audited, record, states

@@ -16,8 +16,8 @@ import pytest
 from airflow.providers_manager import ProvidersManager
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
+from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.connection import connect
-from asyncstageout.catalogue.intake import ring
 from asyncstageout.clients.messages import FileNotice, MessageFeed
 from asyncstageout.provider import cycle, get_provider_info, triggers
 from asyncstageout.provider.hooks import FTSHook

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from psycopg import Connection
 
+from asyncstageout.catalogue.bell import PENDING_CHANNEL
 from asyncstageout.catalogue.connection import connect
-from asyncstageout.catalogue.intake import PENDING_CHANNEL
 from asyncstageout.catalogue.repairs import WITHOUT_A_JOB
 from asyncstageout.catalogue.step_runs import Actor, start_step
 from asyncstageout.catalogue.transitions import Move, apply_moves

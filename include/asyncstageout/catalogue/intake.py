@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.history import MOVING_LOCK
 from asyncstageout.core.requests import TransferRequest
 from asyncstageout.core.states import PublicationState
-
-PENDING_CHANNEL = "stageout_pending"
-"""A NOTIFY on this channel says "something is waiting"; it carries no data."""
 
 
 class Answer(NamedTuple):
@@ -121,11 +119,6 @@ def add_transfers(
         if any(answer.outcome == "created" for answer in answers):
             ring(conn)
     return answers
-
-
-def ring(conn: Connection) -> None:
-    """Tell whoever listens that files are waiting (at commit, if a transaction is open)."""
-    conn.execute("SELECT pg_notify(%s, '')", (PENDING_CHANNEL,))
 
 
 def _row(position: int, request: TransferRequest) -> Sequence[object]:

@@ -9,7 +9,8 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from asyncstageout.catalogue.config_changes import changing
-from asyncstageout.core.policies import PolicyRow, Scope, check_settings
+from asyncstageout.core.policies import PolicyRow, check_settings
+from asyncstageout.core.scopes import Scope
 
 _PUT = """
 INSERT INTO link_policy AS p (source, destination, username, activity, settings, updated_by)

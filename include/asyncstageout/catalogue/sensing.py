@@ -70,6 +70,8 @@ class ReportedFile(NamedTuple):
     attempt: int
     source: str
     destination: str
+    username: str
+    activity: str
     size_bytes: int
     adler32: str | None
     previous: str | None
@@ -102,7 +104,7 @@ WITH taken AS (
         SELECT id FROM fts_report ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
     ) RETURNING *
 )
-SELECT t.id, r.sid, t.attempt, t.source, t.destination, t.size_bytes, t.adler32,
+SELECT t.id, r.sid, t.attempt, t.source, t.destination, t.username, t.activity, t.size_bytes, t.adler32,
     CASE WHEN t.attempt > 1 THEN t.failure_category END,
     coalesce((SELECT (j.params->>'overwrite')::boolean FROM fts_job j WHERE j.sid = r.sid), false),
     r.transfer_id, r.fts_file_id, r.job_state, r.file_state, r.reason, r.recoverable, r.finished_at,

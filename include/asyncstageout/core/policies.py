@@ -1,19 +1,7 @@
 """What an operator may set for links, users and activities, and which setting counts when several do.
 
-Each setting comes from the most specific row that sets it. A row is the more specific the more it singles
-out of what an operator has in mind when he makes an exception:
-
-========  ================  ======================================================================
-weight    the row names     reason
-========  ================  ======================================================================
-8         the user          an exception for one person is meant wherever he goes
-4         the activity      an exception for a kind of work holds on all links
-2         the destination   it is written to, and full disks and quotas are there
-1         the source        it is only read from
-========  ================  ======================================================================
-
-So a link (3) counts before its destination (2), that before its source (1), and whatever names the user
-before everything that does not. No two rows that cover the same file weigh the same.
+Each setting comes from the most specific row that sets it; :meth:`asyncstageout.core.scopes.Scope.rank` says
+which that is.
 """
 
 from __future__ import annotations
@@ -24,6 +12,8 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from asyncstageout.core.scopes import ByScope, Scope
 
 Scheme = Literal["davs", "root", "srm"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/\- ]{1,255}$")]
@@ -73,8 +63,6 @@ class LinkPolicy(BaseModel):
     """Schemes of the copy in the order of preference, no others; empty: the best that both ends have."""
     fts_servers: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """FTS servers by name in the order of preference, no others; empty: as the destination wants."""
-    paused: str | None = None
-    """Why no new file may start here, or None."""
     breaker_attempts: int = Field(20, ge=0, le=1_000_000)
     """The breaker judges a link by at least so many attempts in 10 minutes; 0 switches it off."""
     breaker_failed_share: float = Field(0.8, gt=0, le=1)
@@ -151,35 +139,6 @@ def _range(schema: Mapping[str, Any]) -> str:
     return start if most is None else f"{start} to {most:,}"
 
 
-class Scope(NamedTuple):
-    """What a row of policy is for; None names everything."""
-
-    source: str | None = None
-    destination: str | None = None
-    username: str | None = None
-    activity: str | None = None
-
-    def rank(self) -> int:
-        """Return the row's weight: see the table above."""
-        return (
-            8 * (self.username is not None)
-            + 4 * (self.activity is not None)
-            + 2 * (self.destination is not None)
-            + (self.source is not None)
-        )
-
-    def __str__(self) -> str:
-        """Say it as an operator does: ``T2_IT_Bari → anywhere, user alice``."""
-        parts = []
-        if self.source or self.destination:
-            parts.append(f"{self.source or 'anywhere'} → {self.destination or 'anywhere'}")
-        if self.username:
-            parts.append(f"user {self.username}")
-        if self.activity:
-            parts.append(f"activity {self.activity}")
-        return ", ".join(parts) or "everything"
-
-
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
     """One row of configuration: settings for what it names; None names everything."""
@@ -227,13 +186,11 @@ class _Merged:
 
 
 class Policies:
-    """All rows of policy, indexed: a first answer costs one look-up per kind of row, a second one look-up."""
+    """All rows of policy, indexed."""
 
     def __init__(self, rows: Iterable[PolicyRow]) -> None:
-        self._rows = {row.scope: row for row in rows}
-        by_rank = {scope.rank(): tuple(name is not None for name in scope) for scope in self._rows}
-        self._kinds = [kind for _, kind in sorted(by_rank.items())]
-        self._answers: dict[tuple[str, ...], _Merged] = {}
+        self._rows = ByScope((row.scope, row) for row in rows)
+        self._answers: dict[tuple[str, str, str, str], _Merged] = {}
         # Most links have the same rows.
         self._merged: dict[tuple[Scope, ...], _Merged] = {}
 
@@ -265,21 +222,13 @@ class Policies:
         """Return the rows that cover a file, the most specific last."""
         return self._answer((source, destination, username, activity)).rows
 
-    def _answer(self, names: tuple[str, ...]) -> _Merged:
-        found = self._answers.get(names)
+    def _answer(self, file: tuple[str, str, str, str]) -> _Merged:
+        found = self._answers.get(file)
         if found is None:
-            found = self._answers[names] = self._merge(names)
-        return found
-
-    def _merge(self, names: tuple[str, ...]) -> _Merged:
-        wanted = (
-            Scope(*(name if named else None for name, named in zip(names, kind, strict=True)))
-            for kind in self._kinds
-        )
-        scopes = tuple(scope for scope in wanted if scope in self._rows)
-        found = self._merged.get(scopes)
-        if found is None:
-            found = self._merged[scopes] = _merge([self._rows[scope] for scope in scopes])
+            rows = self._rows.covering(file)
+            scopes = tuple(row.scope for row in rows)
+            found = self._merged.get(scopes) or _merge(rows)
+            self._answers[file] = self._merged[scopes] = found
         return found
 
 
@@ -291,8 +240,3 @@ def _merge(rows: Sequence[PolicyRow]) -> _Merged:
         if LIMITS & row.settings.keys():
             limited_by = row
     return _Merged(tuple(rows), LinkPolicy.model_validate(settings), limited_by)
-
-
-def policy_for(rows: Iterable[PolicyRow], source: str, destination: str) -> LinkPolicy:
-    """Return the policy of a link."""
-    return Policies(rows).of(source, destination)

@@ -23,8 +23,8 @@ from airflow.triggers.base import (
 )
 from psycopg import AsyncConnection, Connection
 
+from asyncstageout.catalogue.bell import PENDING_CHANNEL
 from asyncstageout.catalogue.connection import connect
-from asyncstageout.catalogue.intake import PENDING_CHANNEL
 from asyncstageout.catalogue.lookup import next_due
 from asyncstageout.catalogue.sensing import staged_reports
 from asyncstageout.catalogue.step_runs import end_step, start_step

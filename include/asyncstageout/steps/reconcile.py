@@ -15,7 +15,7 @@ import psycopg
 from psycopg import Connection
 
 from asyncstageout.catalogue import repairs
-from asyncstageout.catalogue.intake import ring
+from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.jobs import close_refused, record_accepted
 from asyncstageout.catalogue.repairs import InDoubt
 from asyncstageout.clients.errors import FTSError

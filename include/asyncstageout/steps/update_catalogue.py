@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 from psycopg import Connection
 
@@ -18,7 +16,7 @@ from asyncstageout.core.existing import THERE_ALREADY, Content, Existing, identi
 from asyncstageout.core.failures import Category, own_failure
 from asyncstageout.core.outcomes import Change, after_failure, change
 from asyncstageout.core.planning import Link
-from asyncstageout.core.policies import LinkPolicy, policy_for
+from asyncstageout.core.policies import LinkPolicy, Policies
 from asyncstageout.core.retries import retry_delay_s
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.crashpoints import reached
@@ -27,31 +25,26 @@ from asyncstageout.steps.recording import Summary, files
 
 FILES_PER_STATEMENT = 10_000
 
-PolicyOf = Callable[[str, str], LinkPolicy]
-
 
 def update_catalogue(conn: Connection, *, now: datetime, step_run: int) -> Summary:
     """Apply all staged reports, in transactions of bounded size, and let old finished rows go to history.
 
     Links whose attempts fail are given a breaker, and lose it, by what was applied (ADR 0007).
     """
-    rows = policy_rows(conn)
-    policy_of: PolicyOf = lru_cache(maxsize=None)(
-        lambda source, destination: policy_for(rows, source, destination)
-    )
+    policies = Policies(policy_rows(conn))
     moved: Counter[str] = Counter()
     tally = Tally()
     while True:
         with conn.transaction():
             reported = take_reports(conn, FILES_PER_STATEMENT)
-            moves = [(_link(file), move) for file in reported if (move := _move(file, policy_of, now))]
+            moves = [(_link(file), move) for file in reported if (move := _move(file, policies, now))]
             moved.update(apply_moves(conn, [move for _, move in moves], step_run))
             tally.add(conn, moves)
             reached("update.before_commit")
         reached("update.after_commit")
         if not reported:
             break
-    turned = judge_links(conn, tally, policy_of)
+    turned = judge_links(conn, tally, policies.of)
     archived = move_finished(conn)
     return _summary(moved, turned, archived)
 
@@ -60,8 +53,8 @@ def _link(file: ReportedFile) -> Link:
     return Link(file.source, file.destination)
 
 
-def _move(file: ReportedFile, policy_of: PolicyOf, now: datetime) -> Move | None:
-    policy = policy_of(file.source, file.destination)
+def _move(file: ReportedFile, policies: Policies, now: datetime) -> Move | None:
+    policy = policies.of(file.source, file.destination, file.username, file.activity)
     wanted = _change(file, policy.max_attempts)
     if wanted is None:
         return None

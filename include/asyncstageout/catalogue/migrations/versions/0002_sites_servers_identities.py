@@ -126,6 +126,7 @@ CREATE TABLE restriction (
     ends_at     timestamptz,
     lifted_at   timestamptz,
     set_at      timestamptz NOT NULL DEFAULT now(),
+    set_by      text NOT NULL,
     updated_by  text NOT NULL,
     CHECK (site IS NULL OR (source IS NULL AND destination IS NULL)),
     CHECK (ends_at IS NULL OR ends_at > starts_at)
@@ -135,8 +136,8 @@ COMMENT ON TABLE restriction IS
     'What must not start: pause (files wait), drain (no new requests), ban (both). site: as source or destination.';
 
 -- Before there were restrictions, a pause was a setting.
-INSERT INTO restriction (mode, source, destination, reason, starts_at, updated_by)
-SELECT 'pause', source, destination, settings->>'paused', updated_at, updated_by FROM link_policy
+INSERT INTO restriction (mode, source, destination, reason, starts_at, set_by, updated_by)
+SELECT 'pause', source, destination, settings->>'paused', updated_at, updated_by, updated_by FROM link_policy
 WHERE coalesce(settings->>'paused', '') <> '';
 UPDATE link_policy SET settings = settings - 'paused';
 """

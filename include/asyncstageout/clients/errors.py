@@ -39,6 +39,9 @@ class ServiceError(Exception):
     detail: str = ""
 
     advice: ClassVar[str] = ""
+    # Not a field: whoever repeats a request sets it.
+    after_silence = False
+    """An earlier try of the same request got no answer, so that it may have arrived whatever this one says."""
 
     def __str__(self) -> str:
         said = f"answered {self.status}" if self.status else "got no answer"

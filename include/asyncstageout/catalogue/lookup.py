@@ -108,8 +108,8 @@ def list_files(conn: Connection, where: FileFilter, *, limit: int, after_id: int
 def find_file(conn: Connection, wanted: str) -> dict[str, Any] | None:
     """Return one file by its number, its request id, or its source or destination LFN; None if there is none.
 
-    Of several files that ended at the same destination LFN, the latest. ``source_url`` and ``destination_url``
-    are those of its last FTS job.
+    Of several files that ended at the same destination LFN, the latest. Its URLs are those in its last FTS
+    job.
     """
     with conn.cursor(row_factory=dict_row) as cursor:
         file = cursor.execute(
@@ -209,8 +209,15 @@ def link_count(conn: Connection, task_like: str = "%") -> int:
 
 
 def next_due(conn: Connection, after: datetime) -> datetime | None:
-    """Return when the next waiting file becomes due after a moment, or None."""
+    """Return when, after a moment, the next file becomes due or the next pause or ban ends, or None."""
     row = conn.execute(
-        "SELECT min(due_at) FROM transfer WHERE state IN ('NEW', 'RETRY') AND due_at > %s", (after,)
+        """
+        SELECT least(
+            (SELECT min(due_at) FROM transfer WHERE state IN ('NEW', 'RETRY') AND due_at > %(after)s),
+            (SELECT min(ends_at) FROM restriction
+             WHERE lifted_at IS NULL AND mode <> 'drain' AND ends_at > %(after)s)
+        )
+        """,
+        {"after": after},
     ).fetchone()
     return row[0] if row else None

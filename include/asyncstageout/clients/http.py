@@ -28,7 +28,8 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError
 
-from asyncstageout.clients.errors import Answer, Transient
+from asyncstageout.clients.errors import Answer, ServiceError, Transient
+from asyncstageout.clients.tls import Revocation, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Access:
 
     Attributes:
         ca: file or directory (hashed names) of certificate authorities; ``None`` takes those of ``certifi``.
+        crl: whether revocation lists are looked at, see :class:`~asyncstageout.clients.tls.Trust`.
         cert_file: client certificate or proxy, PEM.
         key_file: its key; ``None`` when it is in ``cert_file``.
         bearer: returns the current token; asked for every request, so that it may be renewed.
@@ -54,6 +56,7 @@ class Access:
     key_file: str | None = None
     bearer: Callable[[], str] | None = field(default=None, repr=False)
     connect_to: Mapping[str, str] = field(default_factory=dict)
+    crl: Revocation = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +83,22 @@ def new_session(access: Access | None = None, *, pool_size: int = 10) -> request
 
     Args:
         pool_size: connections kept per server, so about the number of threads.
+
+    Raises:
+        UnreadableCAs: whom to trust cannot be read.
     """
     access = access or Access()
+    trust = Trust(access.ca, access.crl)
+    trust.check()
     session = requests.Session()
     session.trust_env = False
-    session.verify = access.ca or True
     if access.cert_file:
         session.cert = (access.cert_file, access.key_file) if access.key_file else access.cert_file
     session.auth = _Bearer(access.bearer) if access.bearer else None
     session.headers["User-Agent"] = f"asyncstageout/{version('asyncstageout')}"
     # A cookie would tie us to one machine behind an alias, and is shared state between threads.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _ConnectTo(access.connect_to, pool_size)
+    adapter = _ConnectTo(access.connect_to, pool_size, trust)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -183,6 +190,17 @@ class _WatchedHTTP(HTTPConnection):
 
 
 class _WatchedHTTPS(HTTPSConnection):
+    trust: Trust
+
+    def connect(self) -> None:
+        # One for each connection: renewed client certificates and revocation lists count from the next one
+        # on, and no thread changes what another one is using.
+        self.ssl_context = self.trust.context()
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError as error:
+            raise self.trust.explained(error) from None
+
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         _watch.start(self.sock)
         return super().getresponse()
@@ -192,18 +210,24 @@ class _HTTPPool(HTTPConnectionPool):
     ConnectionCls = _WatchedHTTP
 
 
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedHTTPS
+def _https_pool(trusted: Trust) -> type[HTTPSConnectionPool]:
+    class TrustingHTTPS(_WatchedHTTPS):
+        trust = trusted
+
+    class HTTPSPool(HTTPSConnectionPool):
+        ConnectionCls = TrustingHTTPS
+
+    return HTTPSPool
 
 
 class _ConnectTo(HTTPAdapter):
     """Connects some host names to an address of our choice; everything else sees the name."""
 
-    def __init__(self, addresses: Mapping[str, str], pool_size: int) -> None:
+    def __init__(self, addresses: Mapping[str, str], pool_size: int, trust: Trust) -> None:
         self._addresses = {name.lower(): address for name, address in addresses.items()}
         # One pool per name and address, also where many names lead to one server.
         super().__init__(pool_connections=max(16, len(addresses)), pool_maxsize=pool_size)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _https_pool(trust)}
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
@@ -217,6 +241,11 @@ class _ConnectTo(HTTPAdapter):
             ip, _, port = address.rpartition(":")
             host |= {"host": ip.strip("[]"), "port": int(port)}
         return host, tls
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ARG002
+        super().cert_verify(conn, url, verify=True, cert=cert)  # type: ignore[no-untyped-call]
+        # Else the authorities of certifi would be trusted beside those that were named.
+        conn.ca_certs = conn.ca_cert_dir = None
 
     def add_headers(self, request: requests.PreparedRequest, **_options: Any) -> None:
         url = urlsplit(request.url or "")
@@ -275,15 +304,25 @@ class Caller:
         """
         patience = self._patience
         ends_at_s = time.monotonic() + patience.deadline_s
+        silent: list[bool] = []
+
+        def before_sleep(state: RetryCallState) -> None:
+            _say_that_it_waits(state)
+            silent.append(bool(getattr(_error_of(state), "maybe_delivered", False)))
+
         again = Retrying(
             stop=stop_after_attempt(patience.tries) | stop_before_delay(patience.deadline_s),
             wait=self._wait_s,
             retry=lambda state: _may_try_again(state, may_repeat=may_repeat),
-            before_sleep=_say_that_it_waits,
+            before_sleep=before_sleep,
             sleep=self._sleep,
             reraise=True,
         )
-        return again(self._ask_once, method, url, accept, ends_at_s, options)
+        try:
+            return again(self._ask_once, method, url, accept, ends_at_s, options)
+        except ServiceError as error:
+            error.after_silence = any(silent)
+            raise
 
     def _ask_once(
         self, method: str, url: str, accept: Container[int], ends_at_s: float, options: Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from psycopg import Connection
 
@@ -19,6 +20,12 @@ _FAILING = f"""
 CASE WHEN h.checked_at - h.failing_since >= interval '{FAILING_AFTER_S} s'
     AND h.checked_at > now() - interval '{FORGOTTEN_AFTER_S} s' THEN h.failing_since END
 """
+
+AWAY = f"""
+SELECT s.name FROM fts_server s LEFT JOIN fts_server_health h USING (name)
+WHERE s.state = 'down' OR ({_FAILING}) IS NOT NULL
+"""
+"""Query: servers that nothing can be asked of just now."""
 
 _SERVERS = f"""
 SELECT s.name, s.endpoint, s.vo, s.regions, s.weight, s.state, {_FAILING}, h.problem
@@ -159,3 +166,10 @@ def remove_server(conn: Connection, name: str, *, by: str) -> bool:
         if row and row[0]:
             raise HasOpenJobs(name, int(row[0]))
     return bool(removed)
+
+
+def installation_id(conn: Connection) -> UUID:
+    """Return who we are in the metadata of FTS jobs."""
+    row = conn.execute("SELECT id FROM installation").fetchone()
+    assert row is not None  # noqa: S101 - the migration writes the one row
+    return UUID(str(row[0]))

@@ -1,4 +1,4 @@
-"""Identities that an FTS does not let in: nothing is submitted for them until it is time to ask again."""
+"""Identities that an FTS does not let in, or without a credential: their files wait for another look."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class IdentityHold:
     """An identity whose files wait; no attempt is used."""
 
     fts_server: str
+    """Empty: at no FTS, since there is no credential."""
     identity: str
     reason: str
     held_at: datetime
@@ -21,6 +22,11 @@ class IdentityHold:
 
     def sentence(self) -> str:
         """Say why its files wait, and until when."""
+        if not self.fts_server:
+            return (
+                f"{self.identity} has had no credential since {self.held_at:%H:%M}"
+                f" (looked for again {self.retry_at:%H:%M}): {self.reason}"
+            )
         return (
             f"{self.fts_server} has not let {self.identity} in since {self.held_at:%H:%M}"
             f" (asked again {self.retry_at:%H:%M}): {self.reason}"
@@ -28,10 +34,10 @@ class IdentityHold:
 
 
 def holds(conn: Connection, fts_server: str | None = None) -> list[IdentityHold]:
-    """Return the holds in force, of one FTS or all. One whose time is over is in force no more."""
+    """Return the holds in force, at one FTS or all. One whose time is over is in force no more."""
     rows = conn.execute(
         "SELECT fts_server, identity, reason, held_at, retry_at FROM identity_hold"
-        " WHERE retry_at > now() AND (%(server)s::text IS NULL OR fts_server = %(server)s)"
+        " WHERE retry_at > now() AND (%(server)s::text IS NULL OR fts_server IN ('', %(server)s))"
         " ORDER BY fts_server, identity",
         {"server": fts_server},
     )
@@ -41,7 +47,7 @@ def holds(conn: Connection, fts_server: str | None = None) -> list[IdentityHold]
 def hold(
     conn: Connection, fts_server: str, identities: Collection[str], *, reason: str, wait_s: float
 ) -> None:
-    """Hold identities back for ``wait_s``, from now on or once more."""
+    """Hold identities back for ``wait_s``, from now on or once more; with an empty server, at all of them."""
     conn.execute(
         """
         INSERT INTO identity_hold (fts_server, identity, reason, retry_at)
@@ -54,8 +60,8 @@ def hold(
 
 
 def let_go(conn: Connection, fts_server: str, identities: Collection[str]) -> None:
-    """End the holds of identities that FTS has let in."""
+    """End the holds of identities that FTS has let in: so they have a credential."""
     conn.execute(
-        "DELETE FROM identity_hold WHERE fts_server = %s AND identity = ANY(%s)",
+        "DELETE FROM identity_hold WHERE fts_server IN ('', %s) AND identity = ANY(%s)",
         (fts_server, sorted(identities)),
     )

@@ -46,10 +46,11 @@ class InDoubt(NamedTuple):
 
     sid: UUID
     open_files: int
+    identity: str
 
 
 _IN_DOUBT = """
-SELECT sid, open_files FROM fts_job
+SELECT sid, open_files, identity FROM fts_job
 WHERE state = 'PLANNED' AND fts_server = %(fts_server)s
     AND planned_at < now() - make_interval(secs => %(older_than_s)s)
 ORDER BY planned_at LIMIT %(at_most)s
@@ -189,6 +190,24 @@ def jobs_in_doubt(
 def planned_sids(conn: Connection) -> list[UUID]:
     """Return all jobs that FTS has not confirmed: it may have them all the same."""
     return [sid for (sid,) in conn.execute("SELECT sid FROM fts_job WHERE state = 'PLANNED'")]
+
+
+def planned_identities(conn: Connection, fts_server: str) -> list[tuple[UUID, str]]:
+    """Return a server's jobs that it has not confirmed, and in whose name they are submitted."""
+    rows = conn.execute(
+        "SELECT sid, identity FROM fts_job WHERE state = 'PLANNED' AND fts_server = %s", (fts_server,)
+    )
+    return rows.fetchall()
+
+
+def servers_in_use(conn: Connection) -> list[str]:
+    """Return the FTS servers that may have jobs of ours and may be asked, in or out of the configuration."""
+    rows = conn.execute(
+        "SELECT name FROM fts_server WHERE state <> 'down' UNION"
+        " SELECT fts_server FROM fts_job j WHERE state = 'PLANNED'"
+        " AND NOT EXISTS (SELECT FROM fts_server s WHERE s.name = j.fts_server) ORDER BY 1"
+    )
+    return [name for (name,) in rows]
 
 
 def known_jobs(conn: Connection, job_ids: Sequence[UUID]) -> set[UUID]:

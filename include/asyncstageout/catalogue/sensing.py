@@ -119,6 +119,7 @@ ORDER BY t.id, r.transfer_id NULLS LAST, r.id
 _TO_POLL = """
 SELECT sid, job_id, cardinality(transfer_ids), submitted_at, fts_state, polled_at, final_at, missing_at
 FROM fts_job WHERE state = 'SUBMITTED' AND next_poll_at <= %(now)s
+    AND (%(fts_server)s::text IS NULL OR fts_server = %(fts_server)s)
 ORDER BY extract(epoch FROM %(now)s - polled_at)
     / greatest(extract(epoch FROM next_poll_at - polled_at), 0.1) DESC NULLS FIRST, next_poll_at
 LIMIT %(at_most)s
@@ -153,17 +154,30 @@ FROM (
 """
 
 
-def jobs_to_poll(conn: Connection, now: datetime, at_most: int) -> list[OpenJob]:
-    """Return the open jobs that are due to be asked about, the most overdue first."""
-    return [OpenJob(*row) for row in conn.execute(_TO_POLL, {"now": now, "at_most": at_most})]
+def jobs_to_poll(
+    conn: Connection, now: datetime, at_most: int, fts_server: str | None = None
+) -> list[OpenJob]:
+    """Return the open jobs (of one server, or all) that are due to be asked about, the most overdue first."""
+    rows = conn.execute(_TO_POLL, {"now": now, "at_most": at_most, "fts_server": fts_server})
+    return [OpenJob(*row) for row in rows]
 
 
-def missing_jobs(conn: Connection, asked_since: datetime) -> tuple[int, int]:
-    """Return of the open jobs asked about since then: how many FTS does not know, and how many they are."""
+def servers_with_open_jobs(conn: Connection) -> dict[str, int]:
+    """Return how many files are without an outcome in the jobs that each FTS server has accepted."""
+    rows = conn.execute(
+        "SELECT fts_server, sum(open_files)::integer FROM fts_job WHERE state = 'SUBMITTED'"
+        " GROUP BY fts_server"
+    )
+    return dict(rows.fetchall())
+
+
+def missing_jobs(conn: Connection, asked_since: datetime, fts_server: str | None = None) -> tuple[int, int]:
+    """Return of a server's open jobs asked about since: how many it does not know, and how many they are."""
     row = conn.execute(
         "SELECT count(*) FILTER (WHERE missing_at IS NOT NULL), count(*) FROM fts_job"
-        " WHERE state = 'SUBMITTED' AND polled_at >= %s",
-        (asked_since,),
+        " WHERE state = 'SUBMITTED' AND polled_at >= %(since)s"
+        " AND (%(fts_server)s::text IS NULL OR fts_server = %(fts_server)s)",
+        {"since": asked_since, "fts_server": fts_server},
     ).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -12,11 +13,13 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.claims import (
     _TAKE,
+    Barred,
+    Entitled,
     LinkView,
     _filters,
+    in_flight_of,
     links_with_work,
     redrive_failed,
-    room_on,
     take,
     waiting_files,
 )
@@ -24,8 +27,7 @@ from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_cycle
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.failures import classify
-from asyncstageout.core.planning import SHARE, Link
-from asyncstageout.core.policies import LinkPolicy
+from asyncstageout.core.planning import SHARE, InFlight, Link
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.group import group
 from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, record, states
@@ -39,15 +41,18 @@ def users_of(conn: Connection, ids: list[int]) -> Counter[str]:
     return Counter(username for (username,) in rows)
 
 
-def taken(conn: Connection, room: int, params: CycleParams = ANY) -> list[int]:
+def taken(
+    conn: Connection, room: int, users: Sequence[str] = ("alice", "bob", "carol"), *barred: Barred
+) -> list[int]:
+    entitled = [Entitled(*LINK, user, room) for user in users]
     with conn.transaction(force_rollback=True):
-        return [file.transfer_id for file in take(conn, params, {LINK: room})]
+        return [file.transfer_id for file in take(conn, ANY, entitled, barred=barred)]
 
 
 def test_a_user_with_many_files_does_not_hold_back_one_with_three(conn: Connection, add: Add) -> None:
     add(*(record(number) for number in range(2000)))
     add(*(record(number, username="bob") for number in range(3)))
-    ids = taken(conn, 10)
+    ids = taken(conn, 10, ("alice", "bob"))
     assert users_of(conn, ids) == {"alice": 7, "bob": 3}
     # Turns, not a block: bob's files are among the first six.
     assert users_of(conn, ids[:6]) == {"alice": 3, "bob": 3}
@@ -62,7 +67,7 @@ def test_three_busy_users_get_equal_shares(conn: Connection, add: Add) -> None:
 def test_priority_gives_a_larger_share_and_starves_nobody(conn: Connection, add: Add) -> None:
     add(*(record(number, priority=5) for number in range(100)))
     add(*(record(number, username="bob", priority=3) for number in range(100)))
-    shares = users_of(conn, taken(conn, 50))
+    shares = users_of(conn, taken(conn, 50, ("alice", "bob")))
     assert shares["alice"] == 40
     assert shares["bob"] == 10
     assert SHARE[5] / SHARE[3] == 4
@@ -106,18 +111,47 @@ def test_links_show_their_users_and_what_flies(conn: Connection, add: Add, submi
     submitted()
     add(record(3), record(4, username="bob"), record(5, destination="T1_DE_KIT"))
     assert links_with_work(conn, ANY) == [
-        LinkView(Link("T2_IT_Bari", "T1_DE_KIT"), users=1, in_flight=0),
-        LinkView(LINK, users=2, in_flight=2),
+        LinkView(Link("T2_IT_Bari", "T1_DE_KIT"), ("alice",), InFlight()),
+        LinkView(LINK, ("alice", "bob"), InFlight(2, 2003)),
     ]
+    assert in_flight_of(conn, [LINK]) == {(*LINK, "alice", "default"): InFlight(2, 2003)}
     assert waiting_files(conn, LINK) == 2
     assert waiting_files(conn, LINK, at_most=1) == 1
 
 
-def test_room_follows_the_policy() -> None:
-    view = LinkView(LINK, users=1, in_flight=70)
-    assert room_on(view, LinkPolicy(max_files_in_flight=100)) == 30
-    assert room_on(view, LinkPolicy(max_files_in_flight=50)) == 0
-    assert room_on(view, LinkPolicy(paused="disk full")) == 0
+def test_what_is_left_of_a_job_counts_with_its_average_size(
+    conn: Connection, add: Add, submitted: Plan
+) -> None:
+    add(*(record(number) for number in range(1, 11)))
+    submitted()
+    conn.execute("UPDATE fts_job SET open_files = 5")
+    add(record(20))
+    (view,) = links_with_work(conn, ANY)
+    assert view.in_flight == InFlight(5, (10_000 + 55) * 5 // 10)
+
+
+def test_who_is_not_entitled_keeps_his_files(conn: Connection, add: Add) -> None:
+    add(*(record(number) for number in range(5)), *(record(number, username="bob") for number in range(5)))
+    assert users_of(conn, taken(conn, 10, ("bob",))) == {"bob": 5}
+    assert taken(conn, 10, ()) == []
+
+
+def test_a_users_own_room_does_not_narrow_the_link(conn: Connection, add: Add) -> None:
+    add(*(record(number) for number in range(20)), *(record(number, username="bob") for number in range(20)))
+    entitled = [Entitled(*LINK, "alice", 2), Entitled(*LINK, "bob", 10)]
+    with conn.transaction(force_rollback=True):
+        files = take(conn, ANY, entitled)
+    assert Counter(file.username for file in files) == {"alice": 2, "bob": 8}
+
+
+def test_what_is_barred_stays_and_holds_nobody_back(conn: Connection, add: Add) -> None:
+    add(*(record(number, activity="Bulk") for number in range(50)), record(60), record(61))
+    conn.execute("UPDATE transfer SET identity = 'alice++production' WHERE size_bytes = 1060")
+    bulk = Barred(*LINK, "alice", "Bulk", None)
+    production = Barred(*LINK, "alice", None, "alice++production")
+    assert len(taken(conn, 10, ("alice",), bulk)) == 2
+    assert len(taken(conn, 10, ("alice",), bulk, production)) == 1
+    assert len(taken(conn, 10, ("alice",), Barred(*LINK, "bob", "Bulk", None))) == 10
 
 
 def test_one_job_per_kind_and_size(conn: Connection, add: Add, plan: Plan) -> None:
@@ -136,7 +170,7 @@ def test_cycles_at_the_same_moment_never_take_the_same_file(
     def one_cycle(number: int) -> None:
         with connect(catalogue_url) as own:
             cycle = open_cycle(own, "stageout_transfer", f"run_{number}", CycleParams(limit=150))
-            group(own, cycle, fts_server="fts", step_run=step)
+            group(own, cycle, step_run=step)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(one_cycle, range(6)))
@@ -195,12 +229,17 @@ def test_taking_costs_the_same_however_long_the_queue(conn: Connection, add: Add
     )
     conn.execute("ANALYZE transfer")
     arguments = _filters(ANY) | {
-        "sources": [LINK.source],
-        "destinations": [LINK.destination],
-        "rooms": [100],
+        "sources": [LINK.source] * 2,
+        "destinations": [LINK.destination] * 2,
+        "usernames": ["alice", "bob"],
+        "rooms": [100] * 2,
+        "barred_sources": [LINK.source],
+        "barred_destinations": [LINK.destination],
+        "barred_usernames": ["alice"],
+        "barred_activities": [None],
+        "barred_identities": ["somebody"],
         "priorities": list(SHARE),
         "weights": list(SHARE.values()),
-        "held": ["somebody"],
         "overwriting": ["destination-exists"],
     }
     (plan,) = conn.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_TAKE}", arguments).fetchone() or ([],)
@@ -211,7 +250,7 @@ def test_taking_costs_the_same_however_long_the_queue(conn: Connection, add: Add
 def test_dry_run_writes_nothing(conn: Connection, add: Add, step: int) -> None:
     add(record(1), record(2))
     cycle = new_cycle(conn, dry_run=True)
-    summary, shards = group(conn, cycle, fts_server="fts", step_run=step, new_sid=uuid4)
+    summary, shards = group(conn, cycle, step_run=step, new_sid=uuid4)
     assert summary.sentence == "Would plan 1 FTS jobs, 2 files, 2.0 kB on 1 links"
     assert shards == []
     assert states(conn) == {"NEW": 2}

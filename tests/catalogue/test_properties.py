@@ -27,7 +27,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from psycopg import Connection
 
 from asyncstageout.catalogue.audit import audit
-from asyncstageout.catalogue.claims import links_with_work, lock_grouping, redrive_failed, take, write_jobs
+from asyncstageout.catalogue.claims import (
+    Entitled,
+    links_with_work,
+    lock_grouping,
+    redrive_failed,
+    take,
+    write_jobs,
+)
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, open_cycle
 from asyncstageout.catalogue.history import move_finished
@@ -40,12 +47,11 @@ from asyncstageout.core.failures import Category, own_failure
 from asyncstageout.core.fts import FTSJobStatus, JobAnswer, JobMissing
 from asyncstageout.core.fts_ids import deterministic_job_id
 from asyncstageout.core.planning import plan_jobs
-from asyncstageout.core.policies import LinkPolicy
 from asyncstageout.core.requests import read_requests
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps import reconcile
 from asyncstageout.steps.update_catalogue import update_catalogue
-from fixtures.catalogue import record
+from fixtures.catalogue import file_names, key_of, record
 
 S = TransferState
 LONG = bool(os.environ.get("ASO_LONG_TESTS"))
@@ -129,12 +135,12 @@ class House(RuleBasedStateMachine):
         adopt_orphans(conn, cycle.cycle_id, older_than_s=-1)
         with conn.transaction():
             lock_grouping(conn)
-            rooms = {view.link: 100 for view in links_with_work(conn, cycle.params)}
-            files = take(conn, cycle.params, rooms)
-            jobs = plan_jobs(
-                files, lambda _: LinkPolicy(files_per_job=4), lambda: UUID(int=next(self.numbers))
-            )
-            write_jobs(conn, cycle, jobs, fts_server="fts", params_of=lambda _: {}, step_run=self.step)
+            views = links_with_work(conn, cycle.params)
+            entitled = [Entitled(*view.link, user, 100) for view in views for user in view.usernames]
+            names = file_names(conn)
+            files = [(key_of(file, names), file) for file in take(conn, cycle.params, entitled)]
+            jobs = plan_jobs(files, lambda _: 4, lambda: UUID(int=next(self.numbers)))
+            write_jobs(conn, cycle, jobs, step_run=self.step)
 
     def _answer(self, conn: Connection, n: int, refused: Callable[[UUID, list[int]], object] | None) -> None:
         """FTS takes a planned job, or refuses it; one that it has is a duplicate, and so accepted."""

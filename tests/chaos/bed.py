@@ -24,8 +24,8 @@ from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.migrate import upgrade
 from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.catalogue.policies import put_policy
-from asyncstageout.catalogue.sites import put_sites
 from asyncstageout.catalogue.step_runs import Actor
+from asyncstageout.catalogue.storages import put_sites
 from asyncstageout.cli.load import day_lines, load_requests
 from asyncstageout.sandbox import children
 from asyncstageout.sandbox.days import Day, DayFile, write_files

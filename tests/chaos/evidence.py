@@ -148,11 +148,11 @@ def _by_destination(copies: Iterable[Copy]) -> Iterator[tuple[str, list[Copy]]]:
 
 _STAYS = """
 SELECT e.transfer_id, e.to_state::text, e.at, lead(e.at) OVER w, j.job_id::text,
-    d.pfn_prefix || t.destination_lfn
+    (v.body->'protocols'->0->>'prefix') || t.destination_lfn
 FROM transfer_event e
 JOIN transfer t ON t.id = e.transfer_id
 JOIN task k ON k.id = t.task_id
-JOIN site d ON d.name = t.destination
+JOIN site d ON d.name = t.destination JOIN storage v ON v.id = d.storage_id
 LEFT JOIN fts_job j ON j.sid = e.fts_job
 WHERE k.name LIKE %s
 WINDOW w AS (PARTITION BY e.transfer_id ORDER BY e.id)
@@ -211,8 +211,8 @@ def _states(conn: Connection, manifest: Sequence[DayFile]) -> dict[str, str]:
 
 def _destinations(conn: Connection, day: Day) -> set[str]:
     rows = conn.execute(
-        "SELECT s.pfn_prefix || t.destination_lfn FROM transfer t JOIN task k ON k.id = t.task_id"
-        " JOIN site s ON s.name = t.destination WHERE k.name LIKE %s",
+        "SELECT (v.body->'protocols'->0->>'prefix') || t.destination_lfn FROM transfer t JOIN task k ON k.id = t.task_id"
+        " JOIN site s ON s.name = t.destination JOIN storage v ON v.id = s.storage_id WHERE k.name LIKE %s",
         (day.task_pattern,),
     )
     return {url for (url,) in rows}

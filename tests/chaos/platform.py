@@ -22,8 +22,8 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.policies import put_policy
-from asyncstageout.catalogue.sites import put_sites
 from asyncstageout.catalogue.step_runs import Actor
+from asyncstageout.catalogue.storages import put_sites
 from asyncstageout.cli.load import day_lines, load_requests
 from asyncstageout.sandbox import children
 from asyncstageout.sandbox.airflow_env import ADMIN, LOGINS_FILE, catalogue_url

@@ -88,7 +88,8 @@ def test_the_longest_time_without_a_next_step(conn: Connection, add: Add, plan: 
     conn.execute("UPDATE transfer_event SET at = %s WHERE to_state = 'ACQUIRED'", (at(3),))
     conn.execute("UPDATE fts_job SET job_id = sid, state = 'SUBMITTED', submitted_at = now()")
     destination = conn.execute(
-        "SELECT pfn_prefix || destination_lfn FROM transfer JOIN site ON name = destination"
+        "SELECT (v.body->'protocols'->0->>'prefix') || destination_lfn FROM transfer JOIN site s ON name = destination"
+        " JOIN storage v ON v.id = s.storage_id"
     ).fetchone()
     assert destination is not None
     copies = [copy(str(job.sid), 370, 998, to=destination[0])]

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.migrate import downgrade
 from asyncstageout.catalogue.partitions import ensure_partitions
-from asyncstageout.catalogue.sites import put_sites
+from asyncstageout.catalogue.storages import put_sites
 from asyncstageout.cli import doctor
 from asyncstageout.cli.doctor import CHECKS, Level, examine
 from asyncstageout.cli.doctor import Result as Finding

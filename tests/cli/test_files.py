@@ -18,8 +18,8 @@ from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.jobs import record_accepted
 from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.catalogue.sensing import Report, stage_reports
-from asyncstageout.catalogue.sites import put_sites
 from asyncstageout.catalogue.step_runs import Actor, start_step
+from asyncstageout.catalogue.storages import put_sites
 from asyncstageout.cli.prospects import REMEDIES, what_next
 from asyncstageout.core.failures import Category
 from asyncstageout.core.requests import read_requests

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.lookup import state_counts
-from asyncstageout.catalogue.sites import put_sites, site_prefixes
+from asyncstageout.catalogue.storages import put_sites, site_urls
 from asyncstageout.cli import Advice, load
 from asyncstageout.sandbox.layout import Layout
 
@@ -108,10 +108,10 @@ def test_a_day_lies_at_its_sources_and_waits_in_the_catalogue(
     root = Layout.load().sites
     with connect(catalogue_url) as conn:
         rows = conn.execute("SELECT source, source_lfn, size_bytes FROM transfer").fetchall()
-        prefixes = site_prefixes(conn)
-    assert len(prefixes) == 6
-    assert prefixes["T2_CH_CERN"] == f"davs://t2-ch-cern.sandbox.test:{Layout.load().ports.sites}"
-    assert {path.name for path in root.iterdir()} == set(prefixes)
+        urls = site_urls(conn)
+    assert len(urls) == 6
+    assert urls["T2_CH_CERN"].startswith(f"davs://t2-ch-cern.sandbox.test:{Layout.load().ports.sites}/store")
+    assert {path.name for path in root.iterdir()} == set(urls)
     for source, lfn, size_bytes in rows:
         assert (root / source / lfn[1:]).stat().st_size == size_bytes
 
@@ -137,7 +137,8 @@ def test_a_day_does_not_touch_a_real_catalogue(aso: Aso, catalogue_url: str) -> 
     assert isinstance(error, Advice)
     assert "real sites: T2_CH_CERN" in str(error)
     with connect(catalogue_url) as conn:
-        assert site_prefixes(conn) == {"T2_CH_CERN": "davs://eoscms.example.org:443"}
+        assert list(site_urls(conn)) == ["T2_CH_CERN"]
+        assert site_urls(conn)["T2_CH_CERN"].startswith("davs://eoscms.example.org:443/")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(aso: Aso, monkeypatch: pytest.MonkeyPatch) -> None:

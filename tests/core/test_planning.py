@@ -1,4 +1,4 @@
-"""Files into jobs, jobs into shards, settings into policies."""
+"""Files into jobs, jobs into shards."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from itertools import count
 from uuid import UUID
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstageout.core.planning import (
     SHARE,
+    FileNames,
     JobKey,
     Link,
     PendingFile,
@@ -19,7 +19,6 @@ from asyncstageout.core.planning import (
     pack_shards,
     plan_jobs,
 )
-from asyncstageout.core.policies import LinkPolicy, PolicyRow, policy_for
 
 sites = st.sampled_from(["T2_IT_Bari", "T2_CH_CERN", "T2_US_MIT"])
 pending = st.builds(
@@ -27,18 +26,31 @@ pending = st.builds(
     transfer_id=st.integers(1, 10**6),
     source=sites,
     destination=sites,
-    identity=st.sampled_from(["service", "alice"]),
+    username=st.sampled_from(["alice", "bob"]),
+    identity=st.sampled_from(["alice", "bob"]),
     activity=st.sampled_from(["default", "Analysis"]),
     priority=st.integers(1, 5),
     size_bytes=st.integers(0, 10**12),
+    source_lfn=st.just("/store/a"),
+    destination_lfn=st.just("/store/b"),
     overwrite=st.booleans(),
 )
+
+
+def key_of(file: PendingFile) -> JobKey:
+    params = (("overwrite", file.overwrite),)
+    names = FileNames(1, "davs", 2, "davs")
+    return JobKey(
+        file.source, file.destination, "fts", file.identity, file.activity, file.priority, names, params
+    )
 
 
 @given(st.lists(pending, max_size=200, unique_by=lambda file: file.transfer_id), st.integers(1, 30))
 def test_every_file_is_in_one_job_of_its_own_kind(files: list[PendingFile], size: int) -> None:
     numbers = count(1)
-    jobs = plan_jobs(files, lambda _: LinkPolicy(files_per_job=size), lambda: UUID(int=next(numbers)))
+    jobs = plan_jobs(
+        [(key_of(file), file) for file in files], lambda _: size, lambda: UUID(int=next(numbers))
+    )
     planned = [transfer_id for job in jobs for transfer_id in job.transfer_ids]
     assert sorted(planned) == sorted(file.transfer_id for file in files)
     assert len({job.sid for job in jobs}) == len(jobs)
@@ -46,18 +58,21 @@ def test_every_file_is_in_one_job_of_its_own_kind(files: list[PendingFile], size
     for job in jobs:
         assert 0 < len(job.transfer_ids) <= size
         members = [by_id[transfer_id] for transfer_id in job.transfer_ids]
-        assert {JobKey.of(file) for file in members} == {job.key}
+        assert {key_of(file) for file in members} == {job.key}
         assert job.size_bytes == sum(file.size_bytes for file in members)
     # No more jobs than needed: all jobs of a key are full but its last.
-    kinds = Counter(JobKey.of(file) for file in files)
+    kinds = Counter(key_of(file) for file in files)
     assert Counter(job.key for job in jobs) == {key: -(-number // size) for key, number in kinds.items()}
 
 
 def test_order_is_kept_inside_a_job() -> None:
     files = [
-        PendingFile(number, "T2_IT_Bari", "T2_CH_CERN", "service", "default", 3, 1) for number in (5, 2, 9, 1)
+        PendingFile(
+            number, "T2_IT_Bari", "T2_CH_CERN", "alice", "alice", "default", 3, 1, "/store/a", "/store/b"
+        )
+        for number in (5, 2, 9, 1)
     ]
-    (job,) = plan_jobs(files, lambda _: LinkPolicy(), lambda: UUID(int=1))
+    (job,) = plan_jobs([(key_of(file), file) for file in files], lambda _: 200, lambda: UUID(int=1))
     assert job.transfer_ids == (5, 2, 9, 1)
 
 
@@ -91,28 +106,3 @@ def test_few_jobs_make_one_shard_and_many_balanced_ones() -> None:
 def test_weights_favour_priority_and_starve_nobody() -> None:
     assert list(SHARE.values()) == sorted(SHARE.values())
     assert min(SHARE.values()) > 0
-
-
-ROWS = [
-    PolicyRow(None, None, {"files_per_job": 100, "max_attempts": 5}),
-    PolicyRow("T2_IT_Bari", None, {"files_per_job": 50, "paused": "source drained"}),
-    PolicyRow(None, "T2_CH_CERN", {"files_per_job": 60}),
-    PolicyRow("T2_IT_Bari", "T2_CH_CERN", {"paused": None}),
-]
-
-
-@pytest.mark.parametrize(
-    ("link", "files_per_job", "paused"),
-    [
-        (("T2_US_MIT", "T2_DE_DESY"), 100, None),
-        (("T2_IT_Bari", "T2_DE_DESY"), 50, "source drained"),
-        (("T2_US_MIT", "T2_CH_CERN"), 60, None),
-        (("T2_IT_Bari", "T2_CH_CERN"), 60, None),
-    ],
-)
-def test_the_most_specific_setting_counts(
-    link: tuple[str, str], files_per_job: int, paused: str | None
-) -> None:
-    policy = policy_for(reversed(ROWS), *link)
-    assert (policy.files_per_job, policy.paused, policy.max_attempts) == (files_per_job, paused, 5)
-    assert policy_for([], *link) == LinkPolicy()

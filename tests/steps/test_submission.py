@@ -144,7 +144,8 @@ def test_a_busy_destination_is_taken_out_by_its_name(house: House, add: Add) -> 
     """A5: 409 for one of 200; the others go in one more POST, the file waits and uses no attempt."""
     ids = plan_files(house, add, 200)
     busy = house.conn.execute(
-        "SELECT pfn_prefix || destination_lfn FROM transfer JOIN site ON name = destination WHERE transfer.id = %s",
+        "SELECT (v.body->'protocols'->0->>'prefix') || destination_lfn FROM transfer t"
+        " JOIN site s ON name = destination JOIN storage v ON v.id = s.storage_id WHERE t.id = %s",
         (ids[50],),
     ).fetchone()
     assert busy is not None

@@ -82,7 +82,8 @@ FROM link l CROSS JOIN LATERAL (
 _BUSY = """
 SELECT t.source, t.destination, t.username, t.activity, count(*), sum(t.size_bytes)::bigint
 FROM unnest(%(sources)s::text[], %(destinations)s::text[]) AS l(source, destination)
-JOIN fts_job j ON j.source = l.source AND j.destination = l.destination AND j.state IN ('PLANNED', 'SUBMITTED')
+JOIN fts_job j ON j.source = l.source AND j.destination = l.destination
+    AND j.state IN ('PLANNED', 'SUBMITTED')
 JOIN transfer t ON t.fts_job = j.sid AND t.state IN ('ACQUIRED', 'SUBMITTED', 'KILL')
 GROUP BY 1, 2, 3, 4
 """
@@ -210,12 +211,20 @@ def waiting_files(conn: Connection, link: Link, at_most: int = 10_000) -> int:
     return int(row[0]) if row else 0
 
 
-def waiting_for(conn: Connection, link: Link, identities: Collection[str], at_most: int = 10_000) -> int:
-    """Count the files of these identities that wait on a link, up to a bound."""
+def waiting_for(
+    conn: Connection,
+    link: Link,
+    *,
+    usernames: Collection[str] = (),
+    identities: Collection[str] = (),
+    at_most: int = 10_000,
+) -> int:
+    """Count the files of these users, or of these identities, that wait on a link, up to a bound."""
     row = conn.execute(
         "SELECT count(*) FROM (SELECT FROM transfer WHERE state IN ('NEW', 'RETRY')"
-        " AND source = %s AND destination = %s AND identity = ANY(%s) LIMIT %s) AS waiting",
-        (*link, list(identities), at_most),
+        " AND source = %s AND destination = %s AND (username = ANY(%s) OR identity = ANY(%s)) LIMIT %s)"
+        " AS waiting",
+        (*link, list(usernames), list(identities), at_most),
     ).fetchone()
     return int(row[0]) if row else 0
 
@@ -240,7 +249,7 @@ def take(
     """Lock and return the files to send now, in the order in which they should travel.
 
     Args:
-        entitled: who may send on which link, and how many files; the link as a whole gets the largest of them.
+        entitled: who may send on which link, and how many files; the link gets the largest of them.
     """
     rows = conn.execute(
         _TAKE,
@@ -288,7 +297,10 @@ def record_links(conn: Connection, cycle_id: int, rows: Sequence[tuple[LinkView,
         cursor.executemany(
             "INSERT INTO cycle_link (cycle_id, source, destination, users, in_flight, room, held)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            [(cycle_id, *view.link, len(view.usernames), view.in_flight.files, room, held) for view, room, held in rows],
+            [
+                (cycle_id, *view.link, len(view.usernames), view.in_flight.files, room, held)
+                for view, room, held in rows
+            ],
         )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.fts_servers import AWAY
 from asyncstageout.catalogue.storages import Naming
 from asyncstageout.core.planning import FileNames, Link, Shard, ShardLoad
 
@@ -60,11 +61,13 @@ WHERE j.state = 'PLANNED' AND j.sid = ANY(%s)
 GROUP BY j.sid ORDER BY j.planned_at, j.sid
 """
 
-_ADOPT = """
+_ADOPT = f"""
 UPDATE fts_job j SET cycle_id = %(cycle_id)s, planned_at = now()
 WHERE state = 'PLANNED' AND planned_at < now() - make_interval(secs => %(older_than_s)s)
     AND NOT EXISTS (SELECT FROM identity_hold h
-                    WHERE h.fts_server = j.fts_server AND h.identity = j.identity AND h.retry_at > now())
+                    WHERE h.fts_server IN ('', j.fts_server) AND h.identity = j.identity
+                        AND h.retry_at > now())
+    AND fts_server NOT IN ({AWAY})
 """
 
 _ACCEPTED = """
@@ -171,7 +174,8 @@ def adopt_orphans(conn: Connection, cycle_id: int, older_than_s: float) -> int:
     """Give a cycle the planned jobs that nobody told FTS about for so long; return how many.
 
     Their cycle died, or FTS did not answer it. POSTing them again is safe whatever happened: the sid is kept.
-    Those of an identity that FTS does not let in wait until the hold is over.
+    Those of an identity that FTS does not let in wait until the hold is over, those of a server that is down
+    or failing until it answers.
     """
     return conn.execute(_ADOPT, {"cycle_id": cycle_id, "older_than_s": older_than_s}).rowcount
 
@@ -252,18 +256,23 @@ def jobs_to_submit(conn: Connection, sids: Sequence[UUID]) -> list[JobToSubmit]:
 def _job_to_submit(row: Sequence[Any], naming: Naming) -> JobToSubmit:
     sid, fts_server, source, destination, identity, activity, priority, params, cycle_id = row[:9]
     names = FileNames(*row[9:13])
-    return JobToSubmit(
-        sid, fts_server, Link(source, destination), identity, activity, priority, params, cycle_id,
-        tuple(
-            FileToSend(
-                transfer_id,
-                naming.source(names, source_lfn, username, destination),
-                naming.destination(names, destination_lfn, username, destination),
-                *rest, source_lfn, destination_lfn,
-            )
-            for transfer_id, username, source_lfn, destination_lfn, *rest in zip(*row[13:], strict=True)
-        ),
-    )  # fmt: skip
+    files = tuple(
+        FileToSend(
+            transfer_id,
+            naming.source(names, source_lfn, username, destination),
+            naming.destination(names, destination_lfn, username, destination),
+            size_bytes,
+            adler32,
+            attempt,
+            source_lfn,
+            destination_lfn,
+        )
+        for transfer_id, username, source_lfn, destination_lfn, size_bytes, adler32, attempt in zip(
+            *row[13:], strict=True
+        )
+    )
+    link = Link(source, destination)
+    return JobToSubmit(sid, fts_server, link, identity, activity, priority, params, cycle_id, files)
 
 
 def record_accepted(conn: Connection, accepted: Sequence[tuple[UUID, UUID]], step_run: int) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 
 from psycopg import Connection
 
 from asyncstageout.core.planning import FileNames
-from asyncstageout.core.storages.model import Storage, prefix_storage
+from asyncstageout.core.storages.model import Storage, Unresolvable, prefix_storage
 
 _PUT = """
 WITH offer AS (
@@ -94,9 +95,7 @@ def storages(conn: Connection, ids: Collection[int]) -> dict[int, Storage]:
     return {id_: _read(body) for id_, body in rows}
 
 
-def current_storages(
-    conn: Connection, sites: Sequence[str] | None = None
-) -> dict[str, tuple[int, Storage]]:
+def current_storages(conn: Connection, sites: Sequence[str] | None = None) -> dict[str, tuple[int, Storage]]:
     """Return (version, storage) of all sites, or of these, by name; a site without a storage is left out."""
     rows = conn.execute(
         "SELECT name, storage_id FROM site WHERE storage_id IS NOT NULL"
@@ -105,6 +104,23 @@ def current_storages(
     ).fetchall()
     versions = storages(conn, [id_ for _, id_ in rows])
     return {name: (id_, versions[id_]) for name, id_ in rows}
+
+
+def site_urls(conn: Connection, lfn: str = "/store/user/aso") -> dict[str, str]:
+    """Return where an LFN would be written at each site, by name; others are left out."""
+    return {
+        name: named
+        for name, (_, storage) in current_storages(conn).items()
+        if (named := _writable(storage, lfn)) is not None
+    }
+
+
+def _writable(storage: Storage, lfn: str) -> str | None:
+    ways = [protocol for protocol in storage.protocols if protocol.write is not None]
+    for protocol in sorted(ways, key=lambda protocol: protocol.write or 0):
+        with suppress(Unresolvable):
+            return storage.pfn(protocol.name, lfn, username="aso").url
+    return None
 
 
 def _body(storage: Storage) -> str:

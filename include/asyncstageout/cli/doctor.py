@@ -24,7 +24,7 @@ from rich.markup import escape
 
 from asyncstageout.catalogue import health
 from asyncstageout.catalogue.sensing import staged_reports
-from asyncstageout.catalogue.sites import site_prefixes
+from asyncstageout.catalogue.storages import site_urls
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL
 from asyncstageout.cli.surroundings import CONNECTION_VARIABLE, TIMEOUT_S, FTSAccess, Surroundings
@@ -299,17 +299,17 @@ def _credential(patient: Surroundings) -> Finding:
 
 
 def _sites(patient: Surroundings) -> Finding:
-    prefixes = site_prefixes(patient.catalogue)
-    if not prefixes:
+    urls = site_urls(patient.catalogue)
+    if not urls:
         return _warning("no site is configured", "`aso demo` or `aso load --day` configure the sandbox's.")
-    access = Access(ca=_ca(patient), connect_to=_sandbox_addresses(prefixes.values()))
+    access = Access(ca=_ca(patient), connect_to=_sandbox_addresses(urls.values()))
     with new_session(access, pool_size=16) as session, ThreadPoolExecutor(16) as pool:
-        silences = list(pool.map(lambda prefix: _silence(session, prefix), prefixes.values()))
-    problems = {site: why for site, why in zip(prefixes, silences, strict=True) if why}
+        silences = list(pool.map(lambda url: _silence(session, url), urls.values()))
+    problems = {site: why for site, why in zip(urls, silences, strict=True) if why}
     if not problems:
-        return _ok(f"all {len(prefixes)} answer")
+        return _ok(f"all {len(urls)} answer")
     kinds = Counter(problems.values())
-    text = f"{len(problems)} of {len(prefixes)} do not answer: {', '.join(list(problems)[:5])}"
+    text = f"{len(problems)} of {len(urls)} do not answer: {', '.join(list(problems)[:5])}"
     return _failed(f"{text} ({kinds.most_common(1)[0][0]})", "Files from and to them are tried again later.")
 
 
@@ -321,8 +321,8 @@ def _ca(patient: Surroundings) -> str | None:
         return None
 
 
-def _sandbox_addresses(prefixes: Any) -> dict[str, str]:
-    hosts = [urlsplit(prefix) for prefix in prefixes]
+def _sandbox_addresses(urls: Any) -> dict[str, str]:
+    hosts = [urlsplit(url) for url in urls]
     return {
         host.hostname: f"{LOOPBACK}:{host.port}"
         for host in hosts
@@ -330,9 +330,9 @@ def _sandbox_addresses(prefixes: Any) -> dict[str, str]:
     }
 
 
-def _silence(session: requests.Session, prefix: str) -> str | None:
+def _silence(session: requests.Session, pfn: str) -> str | None:
     """Return why a storage gives no answer; None when it gives any, also one that refuses us."""
-    url = urlsplit(prefix)
+    url = urlsplit(pfn)
     try:
         session.head(f"{HTTP.get(url.scheme, url.scheme)}://{url.netloc}/", timeout=TIMEOUT_S).close()
     except requests.RequestException as error:

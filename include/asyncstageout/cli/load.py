@@ -22,8 +22,8 @@ from rich.table import Table
 
 from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.partitions import ensure_partitions
-from asyncstageout.catalogue.sites import put_sites, site_prefixes
 from asyncstageout.catalogue.step_runs import Actor
+from asyncstageout.catalogue.storages import put_sites, site_urls
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL, open_catalogue, who
 from asyncstageout.core.requests import read_requests
@@ -177,9 +177,7 @@ def offer_sites(conn: Connection, day: Day, port: int, updated_by: str) -> None:
     Raises:
         Advice: the catalogue knows them as real sites, which a made-up day must not touch.
     """
-    real = [
-        f"{name} ({prefix})" for name, prefix in site_prefixes(conn).items() if f".{DOMAIN}" not in prefix
-    ]
+    real = [f"{name} ({url})" for name, url in site_urls(conn).items() if f".{DOMAIN}" not in url]
     if real:
         raise Advice(
             f"The catalogue has real sites: {', '.join(real[:3])}.",

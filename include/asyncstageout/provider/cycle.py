@@ -55,7 +55,7 @@ def group(context: Context, *, fts_server: str) -> list[XCom]:
 
     def step(conn: Connection, step_run: int) -> Summary:
         cycle = _cycle(conn, context)
-        summary, packed = group_step(conn, cycle, fts_server=fts_server, step_run=step_run)
+        summary, packed = group_step(conn, cycle, step_run=step_run)
         shards.extend(_shard(cycle, number, shard) for number, shard in enumerate(packed))
         return summary
 

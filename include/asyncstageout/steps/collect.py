@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date
 
 from psycopg import Connection
 
 from asyncstageout.catalogue.claims import (
     LinkView,
-    links_with_work,
     record_links,
     redrive_failed,
-    room_on,
     waiting_files,
     waiting_for,
 )
 from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_cycle
-from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.jobs import adopt_orphans
-from asyncstageout.catalogue.link_health import breakers
 from asyncstageout.catalogue.partitions import ensure_partitions
-from asyncstageout.catalogue.policies import policy_rows
-from asyncstageout.core.policies import LinkPolicy, policy_for
+from asyncstageout.steps.board import Board, look
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files
 
@@ -63,26 +58,29 @@ def collect(
 
 def _look(conn: Connection, params: CycleParams) -> tuple[list[tuple[LinkView, int, str | None]], int]:
     """Return (link, room, why it is held or None) of each link with work, and how many files are held."""
-    policies, broken, barred = policy_rows(conn), breakers(conn), holds(conn)
-    now = datetime.now(UTC)
+    board = look(conn, params)
     rows = []
     held_files = 0
-    for view in links_with_work(conn, params):
-        policy, breaker = policy_for(policies, *view.link), broken.get(view.link)
-        room = room_on(view, policy)
-        held = _why_held(policy, room)
-        if held is None and breaker:
-            room, held = breaker.room(room, now), breaker.sentence(now)
+    for view in board.views:
+        room = max(one.room for one in board.entitled(view))
+        held = board.why_held(view)
         if held:
+            room = 0
             held_files += waiting_files(conn, view.link)
-        elif barred and (count := waiting_for(conn, view.link, [hold.identity for hold in barred])):
-            held = "; ".join(hold.sentence() for hold in barred)
+        else:
+            held, count = _partly_held(conn, board, view)
             held_files += count
         rows.append((view, room, held))
     return rows, held_files
 
 
-def _why_held(policy: LinkPolicy, room: int) -> str | None:
-    if policy.paused:
-        return f"paused: {policy.paused}"
-    return None if room else f"full: {policy.max_files_in_flight} files in flight"
+def _partly_held(conn: Connection, board: Board, view: LinkView) -> tuple[str | None, int]:
+    """Return why some files of a link that is open wait, and how many they are."""
+    users = board.users_held(view)
+    identities = {one.identity for one in board.barred(view) if one.identity}
+    count = waiting_for(conn, view.link, usernames=users, identities=identities) if users or identities else 0
+    if not count:
+        return None, 0
+    reasons = [f"{username}: {reason}" for username, reason in users.items()]
+    reasons += [hold.sentence() for hold in board.holds if hold.identity in identities]
+    return "; ".join(reasons), count

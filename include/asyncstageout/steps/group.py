@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import Connection
 
-from asyncstageout.catalogue.claims import links_with_work, lock_grouping, room_on, take, write_jobs
+from asyncstageout.catalogue.claims import lock_grouping, take, write_jobs
 from asyncstageout.catalogue.cycles import Cycle, end_stage
-from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.jobs import assign_shards, planned_loads
-from asyncstageout.catalogue.link_health import breakers, start_probes
-from asyncstageout.catalogue.policies import policy_rows
-from asyncstageout.core.planning import JobKey, Link, PlannedJob, Shard, pack_shards, plan_jobs
-from asyncstageout.core.policies import LinkPolicy, policy_for
+from asyncstageout.catalogue.link_health import start_probes
+from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.failures import Category, own_failure
+from asyncstageout.core.planning import JobKey, PendingFile, PlannedJob, Shard, pack_shards, plan_jobs
+from asyncstageout.core.routing import Way, job_key
+from asyncstageout.core.states import TransferState
+from asyncstageout.core.storages.model import Unresolvable
+from asyncstageout.steps.board import Board, look
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files, size
 
@@ -26,25 +28,33 @@ JOBS_PER_SHARD = 50
 """Fewer jobs than this are submitted faster by one task than a second task takes to start."""
 
 
+class Plan(NamedTuple):
+    """What became of the files that were taken."""
+
+    jobs: list[PlannedJob]
+    nameless: list[tuple[PendingFile, Unresolvable]]
+
+
 def group(
     conn: Connection,
     cycle: Cycle,
     *,
-    fts_server: str,
     step_run: int,
     new_sid: Callable[[], UUID] = uuid4,
     max_shards: int = MAX_SHARDS,
 ) -> tuple[Summary, list[Shard]]:
     """Plan the cycle's FTS jobs, once, and return the shards of all its jobs that FTS must still be told.
 
-    The exact file list of each job is written before anybody tells FTS. On a dry run nothing is written.
+    The exact file list of each job is written before anybody tells FTS. A file without a name at one of its
+    sites fails here, and no other does. On a dry run nothing is written.
     """
-    planned: list[PlannedJob] = []
+    plan = Plan([], [])
     with conn.transaction():
         lock_grouping(conn)
         reached("group.before_intent")
         if cycle.grouped_at is None:
-            planned = _plan(conn, cycle, fts_server=fts_server, step_run=step_run, new_sid=new_sid)
+            plan = _plan(conn, cycle, new_sid)
+            _write(conn, cycle, plan, step_run)
         if cycle.params.dry_run:
             raise psycopg.Rollback
         end_stage(conn, cycle.cycle_id, "grouped")
@@ -53,54 +63,66 @@ def group(
         reached("group.after_intent")
     reached("group.after_commit")
     if cycle.params.dry_run:
-        return _summary("Would plan", planned), []
-    return _summary("Planned", planned), shards
+        return _summary("Would plan", plan), []
+    return _summary("Planned", plan), shards
 
 
-def _plan(
-    conn: Connection, cycle: Cycle, *, fts_server: str, step_run: int, new_sid: Callable[[], UUID]
-) -> list[PlannedJob]:
-    rows = policy_rows(conn)
-    policies: dict[Link, LinkPolicy] = {}
-    rooms: dict[Link, int] = {}
-    broken = breakers(conn)
-    now = datetime.now(UTC)
-    for view in links_with_work(conn, cycle.params):
-        policies[view.link] = policy_for(rows, *view.link)
-        rooms[view.link] = room_on(view, policies[view.link])
-        if breaker := broken.get(view.link):
-            rooms[view.link] = breaker.room(rooms[view.link], now)
-    held = {hold.identity for hold in holds(conn, fts_server)}
-    jobs = plan_jobs(take(conn, cycle.params, rooms, held=held), policies.__getitem__, new_sid)
-    start_probes(conn, [link for link in {job.link for job in jobs} if link in broken])
-    write_jobs(
+def _plan(conn: Connection, cycle: Cycle, new_sid: Callable[[], UUID]) -> Plan:
+    board = look(conn, cycle.params)
+    taken = take(
         conn,
-        cycle,
-        jobs,
-        fts_server=fts_server,
-        params_of=lambda key: _fts_params(policies[key.link], key),
-        step_run=step_run,
+        cycle.params,
+        [one for view in board.views for one in board.entitled(view)],
+        barred=[one for view in board.views for one in board.barred(view)],
     )
-    return jobs
+    ready: list[tuple[JobKey, PendingFile]] = []
+    nameless: list[tuple[PendingFile, Unresolvable]] = []
+    files_per_job: dict[JobKey, int] = {}
+    for file in taken:
+        way = board.routing.way(file.link, file.username, file.activity, file.identity)
+        if not isinstance(way, Way):
+            continue
+        try:
+            named = board.routing.name(file, way)
+        except Unresolvable as error:
+            nameless.append((file, error))
+            continue
+        if board.start(way, file.size_bytes):
+            key = job_key(file, way, named)
+            files_per_job[key] = way.policy.files_per_job
+            ready.append((key, file))
+    jobs = plan_jobs(ready, files_per_job.__getitem__, new_sid)
+    _begin_probes(conn, board, jobs)
+    return Plan(jobs, nameless)
 
 
-def _fts_params(policy: LinkPolicy, key: JobKey) -> dict[str, Any]:
-    """Return the policy's part of ``core.fts.JobParams``."""
-    overwrite = policy.overwrite or key.overwrite
-    return {
-        "verify_checksum": policy.verify_checksum,
-        "overwrite": overwrite,
-        "retry": policy.fts_retry,
-        "max_time_in_queue": policy.max_time_in_queue_h,
-        "dst_file_report": not overwrite,
-    }
+def _begin_probes(conn: Connection, board: Board, jobs: list[PlannedJob]) -> None:
+    start_probes(conn, [link for link in {job.link for job in jobs} if link in board.breakers])
 
 
-def _summary(did: str, jobs: list[PlannedJob]) -> Summary:
-    file_count = sum(len(job.transfer_ids) for job in jobs)
-    size_bytes = sum(job.size_bytes for job in jobs)
-    links = len({job.link for job in jobs})
+def _write(conn: Connection, cycle: Cycle, plan: Plan, step_run: int) -> None:
+    write_jobs(conn, cycle, plan.jobs, step_run=step_run)
+    moves = [
+        Move(
+            file.transfer_id,
+            file.fts_job,
+            TransferState.FAILED,
+            own_failure(Category.NAME, str(error)),
+        )
+        for file, error in plan.nameless
+    ]
+    apply_moves(conn, moves, step_run)
+
+
+def _summary(did: str, plan: Plan) -> Summary:
+    file_count = sum(len(job.transfer_ids) for job in plan.jobs)
+    size_bytes = sum(job.size_bytes for job in plan.jobs)
+    links = len({job.link for job in plan.jobs})
+    sentence = f"{did} {len(plan.jobs)} FTS jobs, {files(file_count)}, {size(size_bytes)} on {links} links"
+    if plan.nameless:
+        sentence += f"; {files(len(plan.nameless))} failed: {plan.nameless[0][1]}"
     return Summary(
-        f"{did} {len(jobs)} FTS jobs, {files(file_count)}, {size(size_bytes)} on {links} links",
-        {"jobs": len(jobs), "files": file_count, "size_bytes": size_bytes, "links": links},
-    )
+        sentence,
+        {"jobs": len(plan.jobs), "files": file_count, "size_bytes": size_bytes, "links": links,
+         "nameless_files": len(plan.nameless)},
+    )  # fmt: skip

@@ -77,7 +77,7 @@ class CredentialSource(Protocol):
         """Return a credential, got anew if what is at hand has less than ``least`` left.
 
         Raises:
-            CredentialProblem: there is none at all. One that could not be renewed and is still good is returned.
+            CredentialProblem: there is none; one that could not be renewed and is still good is returned.
         """
         ...
 

@@ -22,7 +22,7 @@ CREATE TABLE storage (
 );
 CREATE INDEX storage_of_site ON storage (site, id);
 COMMENT ON TABLE storage IS
-    'Every version of a site''s own description of its names (core.storages.model.Storage). Rows never change.';
+    'Every version of a site''s own description of its names (core.storages). Rows never change.';
 
 INSERT INTO storage (site, kind, body, digest, origin, loaded_at, loaded_by)
 SELECT name, 'prefix', jsonb_build_object('site', name, 'kind', 'prefix', 'protocols', jsonb_build_array(
@@ -63,7 +63,7 @@ CREATE TABLE site_source (
     updated_by text NOT NULL
 );
 COMMENT ON TABLE site_source IS
-    'Where descriptions come from: a file, a folder in SITECONF form, a URL, or Rucio. site: for a TFC, which does not say.';
+    'Where descriptions come from: file, folder in SITECONF form, URL, Rucio. A TFC does not say its site.';
 
 CREATE TABLE site_load (
     location  text NOT NULL REFERENCES site_source ON DELETE CASCADE,
@@ -73,7 +73,8 @@ CREATE TABLE site_load (
     failing_since timestamptz,
     PRIMARY KEY (location, site)
 );
-COMMENT ON TABLE site_load IS 'What came of the last look at a source, per site; after a problem the version before counts.';
+COMMENT ON TABLE site_load IS
+    'What came of the last look at a source, per site; after a problem the version before counts.';
 """
 
 SERVERS = """
@@ -98,7 +99,8 @@ CREATE TABLE fts_server_health (
     problem       text,
     version       text
 );
-COMMENT ON TABLE fts_server_health IS 'What the last contact with an FTS server brought; failing_since NULL: it answers.';
+COMMENT ON TABLE fts_server_health IS
+    'What the last contact with an FTS server brought; failing_since NULL: it answers.';
 
 INSERT INTO fts_server (name, updated_by) VALUES ('fts3_default', 'migration');
 """
@@ -133,7 +135,7 @@ CREATE TABLE restriction (
 );
 CREATE INDEX restriction_open ON restriction (starts_at) WHERE lifted_at IS NULL;
 COMMENT ON TABLE restriction IS
-    'What must not start: pause (files wait), drain (no new requests), ban (both). site: as source or destination.';
+    'What must not start: pause (files wait), drain (no new requests), ban (both). site: at either end.';
 
 -- Before there were restrictions, a pause was a setting.
 INSERT INTO restriction (mode, source, destination, reason, starts_at, set_by, updated_by)
@@ -164,7 +166,8 @@ CREATE TABLE delegation (
     PRIMARY KEY (fts_server, identity)
 );
 COMMENT ON TABLE delegation IS 'Until when each FTS server may act for an identity.';
-COMMENT ON COLUMN identity_hold.fts_server IS 'Empty: at no FTS, since we have no credential for the identity.';
+COMMENT ON COLUMN identity_hold.fts_server IS
+    'Empty: at no FTS, since we have no credential for the identity.';
 COMMENT ON COLUMN transfer.identity IS
     'Whose file it is, as core.identities writes it; the policy says whether it travels in his name.';
 """
@@ -175,7 +178,8 @@ CREATE TABLE installation (
     id      uuid NOT NULL DEFAULT gen_random_uuid()
 );
 INSERT INTO installation DEFAULT VALUES;
-COMMENT ON TABLE installation IS 'Who we are in the metadata of FTS jobs, where several installations share a VO.';
+COMMENT ON TABLE installation IS
+    'Who we are in the metadata of FTS jobs, where several installations share a VO.';
 
 CREATE TABLE config_change (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -228,7 +232,8 @@ def downgrade() -> None:
             END IF;
         END $$;
         ALTER TABLE site ADD COLUMN pfn_prefix text;
-        UPDATE site s SET pfn_prefix = v.body->'protocols'->0->>'prefix' FROM storage v WHERE v.id = s.storage_id;
+        UPDATE site s SET pfn_prefix = v.body->'protocols'->0->>'prefix'
+        FROM storage v WHERE v.id = s.storage_id;
         ALTER TABLE site ALTER COLUMN pfn_prefix SET NOT NULL,
             ADD CHECK (pfn_prefix ~ '^[a-z0-9+]+://[^/]+'), DROP COLUMN storage_id;
         UPDATE link_policy p SET settings = settings || jsonb_build_object('paused', r.reason)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from starlette.requests import Request
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -51,6 +52,12 @@ def peer_of(scope: Scope) -> Peer:
     """Return who sent the request of this ASGI scope."""
     peer: Peer = scope["extensions"]["sandbox"]
     return peer
+
+
+def bearer_of(request: Request) -> str:
+    """Return the token that a request brings; empty: none."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def certificate_dns(cert: dict[str, Any] | None) -> tuple[str, ...]:

@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--archive-after", type=float, default=7 * 86400, help="seconds until finished jobs are archived")
     add("--require-delegation", action="store_true", help="419 without a delegated proxy")
     add("--check-duplicates", action="store_true", help="409 on a second unfinished file to one destination")
+    add("--token-issuer", action="append", default=[], metavar="URL", help="its tokens count, for callers")
+    add("--token-audience", action="append", default=[], help="a caller's token may be for it")
+    add("--token-prep", type=float, default=1, help="seconds until managed tokens are exchanged (real: 30)")
     add("--broker", metavar="URL", help="send monitoring messages there, such as stomp://127.0.0.1:61613")
     add("--monitor-port", type=int, help="port of the page for people (plain HTTP)")
     return parser
@@ -72,6 +75,8 @@ def _options(args: argparse.Namespace) -> Options:
         faults=args.faults,
         require_delegation=args.require_delegation,
         start_empty=args.start_empty,
+        token_issuers=tuple(args.token_issuer),
+        token_audiences=tuple(args.token_audience),
         broker=args.broker,
         rules=Rules(check_duplicates=args.check_duplicates),
         limits=Limits(
@@ -81,6 +86,7 @@ def _options(args: argparse.Namespace) -> Options:
             retry_delay_s=args.retry_delay,
             cancel_after_s=args.cancel_after,
             archive_after_s=args.archive_after,
+            token_prep_s=args.token_prep,
         ),
         pace=Pace(args.seconds, args.bandwidth),
     )

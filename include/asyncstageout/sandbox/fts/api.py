@@ -34,7 +34,8 @@ from asyncstageout.sandbox.fts.records import (
 )
 from asyncstageout.sandbox.fts.refusals import INTERNAL_ERROR, NOT_ALLOWED, NOT_FOUND, Refused
 from asyncstageout.sandbox.fts.submission import Rules, build_job
-from asyncstageout.sandbox.serving import peer_of
+from asyncstageout.sandbox.fts.tokens import FTSTokens, Submitted
+from asyncstageout.sandbox.serving import bearer_of, peer_of
 
 T = TypeVar("T")
 
@@ -181,11 +182,13 @@ class Service:
         identities: Identities,
         delegations: Delegations,
         rules: Rules | None = None,
+        tokens: FTSTokens | None = None,
     ) -> None:
         self.engine = engine
         self._identities = identities
         self._delegations = delegations
         self._rules = rules or Rules()
+        self._tokens = tokens
 
     def routes(self) -> list[Route]:
         """The paths of FTS, then those of the sandbox."""
@@ -230,6 +233,9 @@ class Service:
     # -- who ---------------------------------------------------------------------------------------
 
     def _user(self, request: Request) -> Identity:
+        bearer = bearer_of(request)
+        if self._tokens and bearer and (user := self._tokens.caller(bearer)):
+            return user
         return self._identities.of(peer_of(request.scope).dns)
 
     def _authorized(self, request: Request) -> Identity:
@@ -287,9 +293,13 @@ class Service:
         user = self._authorized(request)
         body = _body(request, await request.body())
         now_s = self.engine.now_s
-        self._delegations.check(user, now_s)
+        tokens = Submitted()
+        if self._tokens and user.token_scopes is not None:
+            tokens = self._tokens.submitted(body, user, bearer_of(request))
+        else:
+            self._delegations.check(user, now_s)
         job = build_job(body, user, now_s=now_s, rules=self._rules, first_file_id=self.engine.next_file_id)
-        self.engine.submit(job)
+        self.engine.submit(job, tokens)
         return JSON({"job_id": job.job_id})
 
     # -- reading -----------------------------------------------------------------------------------

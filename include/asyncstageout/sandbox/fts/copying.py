@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,6 +50,8 @@ class CopyOrder:
     """Remove what a failed copy left at the destination."""
     reports_existing: bool = False
     """``dst_file_report``: describe a destination that exists."""
+    source_token: str | None = field(default=None, repr=False)
+    destination_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class _Copy:
         self._reports = reports
         self._source = _https(order.source)
         self._dest = _https(order.destination)
+        self._as = {"SOURCE": _bearer(order.source_token), "DESTINATION": _bearer(order.destination_token)}
 
     def run(self) -> None:
         order = self._order
@@ -203,14 +206,21 @@ class _Copy:
 
     def _pull(self) -> int:
         with _talking("SOURCE"):
-            source = self._session.get(self._source, stream=True, timeout=TIMEOUT_S)
+            source = self._session.get(
+                self._source, stream=True, headers=self._as["SOURCE"], timeout=TIMEOUT_S
+            )
         with source:
             if source.status_code != 200:
                 raise _Failed(_status_failure("SOURCE", source.status_code))
             if not self.size_bytes:
                 self.size_bytes = int(source.headers.get("Content-Length", 0))
             with _talking("DESTINATION"):
-                answer = self._session.put(self._dest, data=self._chunks(source), timeout=TIMEOUT_S)
+                answer = self._session.put(
+                    self._dest,
+                    data=self._chunks(source),
+                    headers=self._as["DESTINATION"],
+                    timeout=TIMEOUT_S,
+                )
         return answer.status_code
 
     def _chunks(self, source: requests.Response) -> Iterator[bytes]:
@@ -225,7 +235,7 @@ class _Copy:
         for depth in range(1, len(names) + 1):
             url = urlunsplit(parts._replace(path="/" + "/".join(names[:depth])))
             with _talking("DESTINATION"):
-                self._session.request("MKCOL", url, timeout=TIMEOUT_S)
+                self._session.request("MKCOL", url, headers=self._as["DESTINATION"], timeout=TIMEOUT_S)
 
     def _compare(self, source_sum: str | None) -> None:
         """Compare what arrived; remove it if it is not what was sent."""
@@ -242,7 +252,7 @@ class _Copy:
         if failure:
             if order.cleans:
                 with _talking("DESTINATION"):
-                    self._session.delete(self._dest, timeout=TIMEOUT_S)
+                    self._session.delete(self._dest, headers=self._as["DESTINATION"], timeout=TIMEOUT_S)
             raise _Failed(failure)
 
     def _sums_differ(self, source_sum: str | None, dest_sum: str | None) -> Failure | None:
@@ -255,7 +265,7 @@ class _Copy:
 
     def _head(self, scope: str, url: str, *, digest: bool) -> requests.Response:
         with _talking(scope):
-            headers = {"Want-Digest": "adler32"} if digest else {}
+            headers = self._as[scope] | ({"Want-Digest": "adler32"} if digest else {})
             return self._session.head(url, headers=headers, timeout=TIMEOUT_S)
 
 
@@ -316,6 +326,10 @@ def _digest(answer: requests.Response) -> str | None:
     return value.lower() if name.lower() == "adler32" else None
 
 
+def _bearer(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def _https(url: str) -> str:
     return urlunsplit(urlsplit(url)._replace(scheme="https"))
 
@@ -340,4 +354,5 @@ def sites_session(ca: str | None, connect_to: str | None) -> requests.Session:
     session = new_session(Access(ca=ca))
     if connect_to:
         session.mount("https://", _OneServer(connect_to))
+        session.verify = ca or True  # this adapter does not know whom the others trust
     return session

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from asyncstageout.sandbox.fts.records import (
 )
 from asyncstageout.sandbox.fts.refusals import Refused
 from asyncstageout.sandbox.fts.simulation import Course, Pace, course, numbers
+from asyncstageout.sandbox.fts.tokens import FileTokens, Submitted
 from asyncstageout.sandbox.fts.transfer_log import TransferLog
 from asyncstageout.sandbox.fts.verdicts import failure_of, job_state, next_unused
 
@@ -55,6 +57,8 @@ class Limits:
     """A running copy lives on for so long after its cancel (a real FTS: up to 10)."""
     archive_after_s: float = 7 * 86400
     staging_s: float = 1
+    token_prep_s: float = 1
+    """How long tokens are exchanged before the first copy (a real FTS: up to 30)."""
     fault_s: float = 0.05
     """How long a transfer takes that fails by the fault plan."""
 
@@ -123,6 +127,8 @@ class Engine:
         self._orders: list[CopyOrder] = []
         self._destinations: dict[str, int] = {}
         self._flush_at: float | None = None
+        self._tokens: dict[int, FileTokens] = {}
+        """By file id, of files that are not final."""
         self._bans: dict[tuple[str, str], str] = {}
         self._next_file_id = journal.last_file_id() + 1
         self._restore()
@@ -151,7 +157,7 @@ class Engine:
     def next_file_id(self) -> int:
         return self._next_file_id
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, tokens: Submitted | None = None) -> None:
         """Take a job. It is on disk when this returns.
 
         Raises:
@@ -161,12 +167,20 @@ class Engine:
         if job.job_id in self.jobs:
             raise Refused(409, "The sid provided by the user is duplicated")
         self._check_duplicates(job)
+        if tokens and tokens.files:
+            self._take_tokens(job, tokens)
         self._journal.add(job)
         self._next_file_id = max(self._next_file_id, job.files[-1].file_id + 1)
         self.totals["jobs"] += 1
         self.totals["files"] += len(job.files)
         self._admit(job)
         self.on_work()
+
+    def _take_tokens(self, job: Job, tokens: Submitted) -> None:
+        for file, own in zip(job.files, tokens.files, strict=True):
+            self._tokens[file.file_id] = own
+            if tokens.managed and file.file_state == "SUBMITTED":
+                file.file_state = "TOKEN_PREP"
 
     def _check_bans(self, job: Job) -> None:
         if not self._bans:
@@ -196,10 +210,17 @@ class Engine:
                 self._enqueue(job, file)
             elif file.file_state in ("STAGING", "STARTED"):
                 self._stage(job, file)
+            elif file.file_state == "TOKEN_PREP":
+                self._at(self.now_s + self.limits.token_prep_s, partial(self._tokens_are_ready, job, file))
         if job.is_final:
             self._at(self.now_s + self.limits.archive_after_s, lambda: self._archive(job))
         elif job.max_time_in_queue:
             self._at(job.max_time_in_queue, lambda: self._expire(job))
+
+    def _tokens_are_ready(self, job: Job, file: File) -> None:
+        if file.file_state == "TOKEN_PREP" and not job.is_final:
+            self._move(job, file, "SUBMITTED")
+            self._enqueue(job, file)
 
     def _stage(self, job: Job, file: File) -> None:
         staging_s = numbers(file.source_surl).get("staging_time", self.limits.staging_s)
@@ -291,7 +312,7 @@ class Engine:
         if self._log:
             self._log.start(job, file)
         if running.real:
-            self._orders.append(_order(job, file))
+            self._orders.append(_order(job, file, self._tokens.get(file.file_id)))
         else:
             self._simulate(job, file, reason)
 
@@ -443,6 +464,8 @@ class Engine:
 
     def _move(self, job: Job, file: File, state: str) -> None:
         file.file_state = state
+        if file.is_final:
+            self._tokens.pop(file.file_id, None)
         self._journal.note_file(file)
         if state in FILE_RUNNING and job.job_state != "ACTIVE" and not job.is_final:
             job.job_state = "ACTIVE"
@@ -578,7 +601,7 @@ def _may_overwrite(job: Job, file: File) -> bool:
     )
 
 
-def _order(job: Job, file: File) -> CopyOrder:
+def _order(job: Job, file: File, tokens: FileTokens | None) -> CopyOrder:
     algorithm, _, value = file.checksum.partition(":")
     params = (job.internal_job_params or "").split(",")
     return CopyOrder(
@@ -593,6 +616,8 @@ def _order(job: Job, file: File) -> CopyOrder:
         checks="strict" not in params,
         cleans="disable-cleanup" not in params,
         reports_existing=job.dst_file_report,
+        source_token=tokens.source if tokens else None,
+        destination_token=tokens.destination if tokens else None,
     )
 
 

@@ -24,6 +24,8 @@ class Identity:
     vos: tuple[str, ...] = ()
     delegation_id: str | None = None
     is_root: bool = False
+    token_scopes: frozenset[str] | None = None
+    """Of the bearer; None: he came with a certificate."""
 
     @property
     def user_dn(self) -> str:
@@ -35,7 +37,9 @@ class Identity:
 
     @property
     def method(self) -> str:
-        return "unauthenticated" if self.is_anonymous else "certificate"
+        if self.is_anonymous:
+            return "unauthenticated"
+        return "certificate" if self.token_scopes is None else "oauth2"
 
     def may_see(self, job: Job) -> bool:
         """Any member of a VO may see and cancel the VO's jobs (FTS's shipped ``Public = vo:transfer``)."""
@@ -56,6 +60,16 @@ class Identity:
             "delegation_id": self.delegation_id,
             "method": self.method,
             "is_root": self.is_root,
+        } | self._of_token()
+
+    def _of_token(self) -> dict[str, Any]:
+        if self.token_scopes is None:
+            return {}
+        return {
+            "oauth2_scope": " ".join(sorted(self.token_scopes)),
+            "wlcg_profile": True,
+            "get_granted_level_for_overriden": {},
+            "get_granted_level_for": {},
         }
 
 
@@ -83,3 +97,9 @@ class Identities:
         delegation_id = sha1(dns[0].encode(), usedforsecurity=False).hexdigest()[:16]
         vo = self._gridmap.get(dns[0], self._default_vo or delegation_id)
         return Identity(dns, (vo,), delegation_id, dns[0] in self._root_dns)
+
+    def of_token(self, issuer: str, subject: str, scopes: frozenset[str]) -> Identity:
+        """Return whom FTS takes the bearer of a token for; ``gridmap`` may name his subject."""
+        delegation_id = sha1(f"{issuer}{subject}".encode(), usedforsecurity=False).hexdigest()[:16]
+        vo = self._gridmap.get(subject, self._default_vo or delegation_id)
+        return Identity((subject,), (vo,), delegation_id, token_scopes=scopes)

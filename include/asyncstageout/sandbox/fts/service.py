@@ -22,7 +22,9 @@ from asyncstageout.sandbox.fts.messages import Publisher
 from asyncstageout.sandbox.fts.monitor import monitor
 from asyncstageout.sandbox.fts.simulation import Pace
 from asyncstageout.sandbox.fts.submission import Rules
+from asyncstageout.sandbox.fts.tokens import FTSTokens
 from asyncstageout.sandbox.fts.transfer_log import TransferLog
+from asyncstageout.sandbox.jwts import Verifier
 
 WORKERS_WITH_BYTES = 8
 WORKERS_WITHOUT_BYTES = 2000
@@ -42,7 +44,11 @@ class Options:
     connect_to: str | None = None
     """``host:port`` where all sites are."""
     ca: str | None = None
-    """CA of the sites' certificates (PEM)."""
+    """CA of the certificates of sites and token issuers (PEM)."""
+    token_issuers: tuple[str, ...] = ()
+    """URLs of issuers whose tokens count; without any, a bearer is nobody."""
+    token_audiences: tuple[str, ...] = ()
+    """What a bearer may be for, besides every service."""
     faults: Path | None = None
     require_delegation: bool = False
     start_empty: bool = False
@@ -77,7 +83,11 @@ class SandboxFTS:
         if self._publisher:
             self.engine.on_change = self._publisher.changed
         identities = Identities(options.vo, options.gridmap, options.root_dns)
-        service = Service(self.engine, identities, self.delegations, options.rules)
+        tokens = None
+        if options.token_issuers:
+            verifier = Verifier(options.token_issuers, options.ca, clock)
+            tokens = FTSTokens(verifier, identities, options.token_audiences)
+        service = Service(self.engine, identities, self.delegations, options.rules, tokens)
         self.app: ASGIApp = application(service, pulse, close=self.close)
         self.monitor: ASGIApp = monitor(self.engine)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from pathlib import Path
 
 from asyncstageout.sandbox.faults import Faults
+from asyncstageout.sandbox.jwts import Verifier
 from asyncstageout.sandbox.serving import listen, server
 from asyncstageout.sandbox.sites.names import DEFAULT_PORT, Sites
+from asyncstageout.sandbox.sites.tokens import TokenDoor
 from asyncstageout.sandbox.sites.webdav import Storage, application
 from asyncstageout.sandbox.tls import KeyPair
 
@@ -27,10 +30,14 @@ def main() -> None:
     add("--sites-file", type=Path, help="JSON: list of site names; without it, the folders under --root")
     add("--faults", type=Path, help="fault file, read again when it changes")
     add("--no-parents", action="store_true", help="a PUT into a missing folder is a 409")
+    add("--token-issuer", action="append", default=[], metavar="URL", help="check the tokens of callers")
+    add("--ca", help="CA of the token issuers, PEM")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sites = Sites.found(args.root, args.sites_file)
-    storage = Storage(sites, Faults(path=args.faults), makes_parents=not args.no_parents)
+    door = TokenDoor(Verifier(args.token_issuer, args.ca, time.time)) if args.token_issuer else None
+    faults = Faults(path=args.faults)
+    storage = Storage(sites, faults, makes_parents=not args.no_parents, tokens=door)
     logger.info("%d sites listen on https://%s:%d", len(sites.names), args.host, args.port)
     server(application(storage), tls=KeyPair(args.cert, args.key)).run([listen(args.port, args.host)])
 

@@ -23,9 +23,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from asyncstageout.sandbox.faults import FaultPlan, Faults, SiteFault
-from asyncstageout.sandbox.serving import peer_of
+from asyncstageout.sandbox.serving import bearer_of, peer_of
 from asyncstageout.sandbox.sites.checksums import Checksums
 from asyncstageout.sandbox.sites.names import BadPath, Sites
+from asyncstageout.sandbox.sites.tokens import TokenDoor
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +41,17 @@ _TEMPORARY = ".part-"
 class Storage:
     """Answers requests for files."""
 
-    def __init__(self, sites: Sites, faults: Faults, *, makes_parents: bool = True) -> None:
-        """``makes_parents``: a PUT makes the folders above it; else it answers 409, as the RFC has it."""
+    def __init__(
+        self, sites: Sites, faults: Faults, *, makes_parents: bool = True, tokens: TokenDoor | None = None
+    ) -> None:
+        """``makes_parents``: a PUT makes the folders above it; else it answers 409, as the RFC has it.
+
+        With ``tokens``, those that callers bring are checked.
+        """
         self._sites = sites
         self.faults = faults
         self._makes_parents = makes_parents
+        self._tokens = tokens
         self._sums = Checksums()
         self._verbs: dict[str, Callable[[Request, Path], Awaitable[Response]]] = {
             "GET": self._get,
@@ -68,7 +75,17 @@ class Storage:
             file = self._sites.file(site, path)
         except BadPath:
             return PlainTextResponse("bad path", 403)
+        if denied := self._denied(request, file):
+            return denied
         return await self._verbs[request.method](request, file)
+
+    def _denied(self, request: Request, file: Path) -> Response | None:
+        token = bearer_of(request)
+        if not (self._tokens and token):
+            return None
+        host, path = request.headers.get("host", ""), request.scope["path"]
+        denied = self._tokens.denied(token, request.method, host, path, exists=file.exists())
+        return PlainTextResponse(denied.text, denied.status) if denied else None
 
     async def _get(self, request: Request, file: Path) -> Response:
         if not file.is_file() or file.name.startswith(_TEMPORARY):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from psycopg import Connection
 
 from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.history import MOVING_LOCK
+from asyncstageout.catalogue.restrictions import restrictions_in_force
 from asyncstageout.core.requests import TransferRequest
+from asyncstageout.core.restrictions import REFUSING, Restrictions
 from asyncstageout.core.states import PublicationState
 
 
@@ -25,7 +28,7 @@ class Answer(NamedTuple):
 
 _INCOMING = """
 CREATE TEMP TABLE incoming (
-    position integer, request_id text, task text, username text, vo_group text, vo_role text,
+    position integer, request_id text, task text, username text, vo_group text, vo_role text, identity text,
     source text, destination text, source_lfn text, destination_lfn text, size_bytes bigint, adler32 text,
     type file_type, activity text, priority smallint, publication publication_state,
     job_id text, job_retry_count smallint, outcome text, reason text
@@ -33,8 +36,9 @@ CREATE TEMP TABLE incoming (
 """
 
 _COPY = """
-COPY incoming (position, request_id, task, username, vo_group, vo_role, source, destination, source_lfn,
-    destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
+COPY incoming (position, request_id, task, username, vo_group, vo_role, identity, source, destination,
+    source_lfn, destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id,
+    job_retry_count)
 FROM STDIN
 """
 
@@ -57,12 +61,24 @@ UPDATE incoming i SET reason = CASE
 END
 """
 
+# What is known already goes on.
+_RESTRICTED = """
+UPDATE incoming i SET reason = r.reason
+FROM unnest(%(sources)s::text[], %(destinations)s::text[], %(usernames)s::text[], %(activities)s::text[],
+    %(reasons)s::text[]) AS r(source, destination, username, activity, reason)
+WHERE i.reason IS NULL AND i.source = r.source AND i.destination = r.destination
+    AND i.username = r.username AND i.activity = r.activity
+    AND NOT EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
+    AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
+"""
+
 _CREATE = """
 WITH created AS (
-    INSERT INTO transfer (request_id, task_id, username, source, destination, source_lfn, destination_lfn,
-        size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
-    SELECT i.request_id, t.id, i.username, i.source, i.destination, i.source_lfn, i.destination_lfn,
-        i.size_bytes, i.adler32, i.type, i.activity, i.priority, i.publication, i.job_id, i.job_retry_count
+    INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
+        destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
+    SELECT i.request_id, t.id, i.username, i.identity, i.source, i.destination, i.source_lfn,
+        i.destination_lfn, i.size_bytes, i.adler32, i.type, i.activity, i.priority, i.publication,
+        i.job_id, i.job_retry_count
     FROM (SELECT DISTINCT ON (request_id) * FROM incoming WHERE reason IS NULL
           ORDER BY request_id, position) i
     JOIN task t ON t.name = i.task
@@ -114,6 +130,7 @@ def add_transfers(
         conn.execute("ANALYZE incoming")
         conn.execute(_ADD_TASKS)
         conn.execute(_REFUSE)
+        _refuse_restricted(conn)
         conn.execute(_CREATE, {"step_run": step_run})
         answers = [Answer(*row) for row in conn.execute(_ANSWER)]
         if any(answer.outcome == "created" for answer in answers):
@@ -121,11 +138,28 @@ def add_transfers(
     return answers
 
 
+def _refuse_restricted(conn: Connection) -> None:
+    """Refuse what is drained or banned, and say by whom, until when and why."""
+    rows = [row for row in restrictions_in_force(conn) if row.mode in REFUSING]
+    if not rows:
+        return
+    restrictions = Restrictions(rows, datetime.now(UTC))
+    kinds = conn.execute("SELECT DISTINCT source, destination, username, activity FROM incoming").fetchall()
+    refused = [
+        (*kind, f"{found.what()}: {found.sentence()}")
+        for kind in kinds
+        if (found := restrictions.refuses(*kind))
+    ]
+    columns = zip(*refused, strict=True) if refused else [()] * 5
+    names = ("sources", "destinations", "usernames", "activities", "reasons")
+    conn.execute(_RESTRICTED, {name: list(column) for name, column in zip(names, columns, strict=True)})
+
+
 def _row(position: int, request: TransferRequest) -> Sequence[object]:
     publication = PublicationState.NEW if request.publish else PublicationState.NOT_REQUIRED
     return (
         position, request.request_id, request.task, request.username, request.vo_group, request.vo_role,
-        request.source, request.destination, request.source_lfn, request.destination_lfn,
-        request.size_bytes, request.adler32, request.type.value, request.activity, request.priority,
-        publication.value, request.job_id, request.job_retry_count,
+        str(request.identity), request.source, request.destination, request.source_lfn,
+        request.destination_lfn, request.size_bytes, request.adler32, request.type.value, request.activity,
+        request.priority, publication.value, request.job_id, request.job_retry_count,
     )  # fmt: skip

@@ -9,9 +9,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from asyncstageout.core.naming import check_lfn, check_site, normal_adler32, request_id
+from asyncstageout.core.identities import SERVICE, Identity
+from asyncstageout.core.lfn_policy import can_be_published, check_destination, check_source, final_lfn
+from asyncstageout.core.naming import BadName, check_lfn, check_site, normal_adler32, request_id
 from asyncstageout.core.states import FileType
 
 
@@ -20,11 +31,17 @@ def _absent(value: object) -> object:
     return None if value in ("", "0", 0) else value
 
 
+def _somebody(username: str) -> str:
+    if username == SERVICE:
+        raise BadName(f"{SERVICE!r} is this service itself, no user")
+    return username
+
+
 Lfn = Annotated[str, AfterValidator(check_lfn)]
 SiteName = Annotated[str, Field(max_length=100), AfterValidator(check_site)]
 Adler32 = Annotated[str, AfterValidator(normal_adler32)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/=\-]{0,100}$")]
-Username = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,30}$")]
+Username = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,30}$"), AfterValidator(_somebody)]
 
 
 class TransferRequest(BaseModel):
@@ -36,12 +53,15 @@ class TransferRequest(BaseModel):
     """CRAB task (workflow) that the file belongs to."""
     username: Username
     """CERN account of the owner."""
+    vo: Word = ""
+    """Empty: the installation's only one."""
     vo_group: Word = ""
     vo_role: Word = ""
     source: SiteName
     destination: SiteName
     source_lfn: Lfn
-    destination_lfn: Lfn
+    destination_lfn: Annotated[Lfn, Field(validate_default=True)] = ""
+    """Where it belongs; follows from a source below /store/temp/ if it is left out (core.lfn_policy)."""
     size_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     adler32: Annotated[Adler32 | None, BeforeValidator(_absent)] = None
     type: FileType = FileType.OUTPUT
@@ -53,6 +73,39 @@ class TransferRequest(BaseModel):
     """Whether the file is to be published in DBS once it arrived."""
     job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{0,20}$")] = ""
     job_retry_count: Annotated[int, Field(ge=0, le=32767)] = 0
+
+    # The fields are checked in the order above; ``data`` holds those before that were right.
+
+    @field_validator("source_lfn")
+    @classmethod
+    def _from_his_area(cls, lfn: str, info: ValidationInfo) -> str:
+        return check_source(lfn, info.data["username"]) if "username" in info.data else lfn
+
+    @field_validator("destination_lfn", mode="before")
+    @classmethod
+    def _where_it_belongs(cls, lfn: object, info: ValidationInfo) -> object:
+        known = {"username", "source_lfn"} <= info.data.keys()
+        return (
+            final_lfn(info.data["source_lfn"], info.data["username"]) if lfn in (None, "") and known else lfn
+        )
+
+    @field_validator("destination_lfn")
+    @classmethod
+    def _to_his_area(cls, lfn: str, info: ValidationInfo) -> str:
+        return check_destination(lfn, info.data["username"]) if "username" in info.data else lfn
+
+    @field_validator("publish")
+    @classmethod
+    def _publishable(cls, publish: bool, info: ValidationInfo) -> bool:
+        lfn = info.data.get("destination_lfn")
+        if publish and lfn and not can_be_published(lfn):
+            raise BadName(f"{lfn} cannot be published: it is in a site's own area")
+        return publish
+
+    @property
+    def identity(self) -> Identity:
+        """Whose file it is."""
+        return Identity(self.username, self.vo, self.vo_group, self.vo_role)
 
     @property
     def request_id(self) -> str:

@@ -371,7 +371,8 @@ def _empty(conn: Connection) -> None:
     row = conn.execute(
         "SELECT string_agg(format('%I', relname), ', ') FROM pg_class WHERE relkind IN ('r', 'p')"
         " AND NOT relispartition AND relnamespace = 'public'::regnamespace"
-        " AND relname NOT IN ('alembic_version', 'site')"
+        " AND relname NOT IN ('alembic_version', 'site', 'storage', 'fts_server', 'fts_server_health',"
+        " 'site_source', 'site_load', 'installation')"
     ).fetchone()
     assert row is not None
     conn.execute(f"TRUNCATE {row[0]} RESTART IDENTITY")

@@ -160,7 +160,7 @@ def _params(policy: LinkPolicy, *, overwrite: bool, named: NamedFile) -> tuple[t
         "reuse": policy.reuse or None,
         "dst_file_report": not overwrite,
         "source_spacetoken": named.source.space_token,
-        "spacetoken": named.destination.space_token,
+        "destination_spacetoken": named.destination.space_token,
         "scitag": policy.scitag,
     }
     return tuple(sorted((name, value) for name, value in params.items() if value is not None))

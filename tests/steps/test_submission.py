@@ -20,6 +20,7 @@ from asyncstageout.clients.errors import (
     ServerFault,
     SubmissionRefused,
     Unavailable,
+    Unreachable,
 )
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.core.fts import JobSubmission, destination_hash
@@ -203,7 +204,9 @@ def test_a_banned_storage_is_asked_about_once(house: House, add: Add) -> None:
     )
     ids = plan_files(house, add, 20)
     counted = Counted(house)
-    submit(house.conn, house.client, cycle_id=house.cycle().cycle_id, shard=0, step_run=house.step, threads=1)
+    submit(
+        house.conn, house.clients, cycle_id=house.cycle().cycle_id, shard=0, step_run=house.step, threads=1
+    )
     assert states(house.conn) == {"NEW": len(ids)}
     assert counted.posts == 1
     assert attempts(house.conn) == {0: 20}
@@ -236,12 +239,12 @@ def test_who_is_not_let_in_waits_and_is_asked_again(house: House, add: Add) -> N
     with pytest.raises(NotAuthorised):
         house.submit()
     assert holds_of(house.conn) == [("fts", "service", 5)]
-    with pytest.raises(CycleIncomplete):
-        house.summarise()
+    assert states(house.conn) == {"NEW": 3}, "FTS has certainly taken nothing"
+    assert "of no VO" in waits(house.conn)[0]
+    house.summarise()
 
-    # While the hold lasts: nothing is taken over, nothing is taken, nothing is red.
+    # While the hold lasts: nothing is taken, nothing is red.
     add(record(50))
-    house.conn.execute("UPDATE fts_job SET planned_at = now() - interval '2 minutes'")
     counted = Counted(house)
     summary = house.run_cycle("held")
     assert summary.counts["files"] == 0
@@ -256,7 +259,6 @@ def test_who_is_not_let_in_waits_and_is_asked_again(house: House, add: Add) -> N
 
     house.client._caller.session.cert = certificate
     house.conn.execute("UPDATE identity_hold SET retry_at = now()")
-    house.conn.execute("UPDATE fts_job SET planned_at = now() - interval '2 minutes'")
     house.run_cycle("let in")
     assert holds_of(house.conn) == []
     assert states(house.conn) == {"SUBMITTED": 4}
@@ -264,17 +266,24 @@ def test_who_is_not_let_in_waits_and_is_asked_again(house: House, add: Add) -> N
     assert_audited(house.conn)
 
 
-def test_clearing_the_task_asks_at_once(house: House, add: Add) -> None:
-    """An operator has renewed the credential and does not want to wait for the hold to end."""
+def test_a_job_in_doubt_stays_also_when_fts_does_not_let_us_in(house: House, add: Add) -> None:
+    """The POST before may have arrived, whatever FTS says to this one."""
     plan_files(house, add, 3)
+    house.set_faults(api=[{"action": "lost_reply", "method": "POST", "path": "/jobs", "count": 1}])
+    with pytest.raises(Unreachable):
+        house.submit()
     certificate = house.client._caller.session.cert
     house.client._caller.session.cert = None
     with pytest.raises(NotAuthorised):
         house.submit()
+    assert states(house.conn) == {"ACQUIRED": 3}
+    with pytest.raises(CycleIncomplete):
+        house.summarise()
     house.client._caller.session.cert = certificate
     house.submit()
     assert holds_of(house.conn) == []
     assert states(house.conn) == {"SUBMITTED": 3}
+    assert len(jobs_at_fts(house)) == 1
 
 
 def test_an_fts_that_is_down_holds_nobody(house: House, add: Add) -> None:

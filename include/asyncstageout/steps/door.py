@@ -1,12 +1,17 @@
-"""The way of a job into FTS, for all threads of one submit step: with a proxy where FTS wants one."""
+"""The ways of jobs into FTS, for all threads of one submit step: one for each server and identity.
+
+A door knows the credential, the tokens for storages, and gives FTS a proxy where it wants one.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from asyncstageout.catalogue.jobs import JobToSubmit
+from asyncstageout.catalogue.jobs import FileToSend, JobToSubmit
+from asyncstageout.clients.credentials.model import FilePlaces, StorageTokens
 from asyncstageout.clients.delegation import delegate
 from asyncstageout.clients.errors import (
     DelegationNeeded,
@@ -18,15 +23,51 @@ from asyncstageout.clients.errors import (
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.core.fts import FTSJobStatus, JobParams, JobSubmission, TransferFile
 from asyncstageout.core.fts_ids import deterministic_job_id
+from asyncstageout.core.identities import Identity
 
 logger = logging.getLogger(__name__)
 
+ISSUER = "ASO"
+
+
+class FTSClients(Protocol):
+    """Clients of FTS servers, made when they are first asked for. Threads may share it."""
+
+    def client(self, server: str, identity: str) -> FTS3Client:
+        """Return the client with which an identity, as core.identities writes it, speaks to a server.
+
+        Raises:
+            CredentialProblem: the identity has no credential.
+            FTSError: there is no way to the server.
+        """
+        ...
+
+    def storage_tokens(self, identity: str) -> StorageTokens | None:
+        """Return who gives tokens for files at storages; None: they take the delegated proxy."""
+        ...
+
+
+class Way(NamedTuple):
+    """What all jobs that go through one door have in common."""
+
+    server: str
+    identity: str
+
 
 class Door:
-    """One FTS as one submit step meets it."""
+    """One FTS as one identity meets it in one submit step.
 
-    def __init__(self, client: FTS3Client) -> None:
-        self._client = client
+    Raises:
+        CredentialProblem, FTSError: nothing can be submitted; nothing was.
+    """
+
+    def __init__(self, clients: FTSClients, way: Way, installation: UUID) -> None:
+        self._client = clients.client(*way)
+        # Asked from FTS, if it must be, before any job depends on it.
+        self._vo = self._client.vo
+        self._identity = Identity.read(way.identity)
+        self._tokens = clients.storage_tokens(way.identity)
+        self._installation = installation
         self._lock = threading.Lock()
         self._delegated = False
         self._banned: dict[str, StorageBanned] = {}
@@ -37,8 +78,9 @@ class Door:
 
         Raises:
             NotSubmittable, FTSError: FTS does not take it, or did not answer.
+            CredentialProblem: there is no token for a file; nothing was sent.
         """
-        job_id = deterministic_job_id(self._client.vo, str(job.sid))
+        job_id = deterministic_job_id(self._vo, str(job.sid))
         try:
             self._refuse_banned(job)
             self._submit(job)
@@ -67,7 +109,7 @@ class Door:
         return f"{whose} FTS job {job_id} is still writing to the destination"
 
     def _submit(self, job: JobToSubmit) -> None:
-        submission = _submission(job)
+        submission = self._submission(job)
         try:
             self._client.submit(submission)
         except DelegationNeeded as needed:
@@ -90,25 +132,38 @@ class Door:
                 if url.startswith((f"{storage}:", f"{storage}/")):
                     raise ban
 
+    def _submission(self, job: JobToSubmit) -> JobSubmission:
+        params = dict(job.params)
+        scitag = params.pop("scitag", None)  # FTS takes it with each file
+        return JobSubmission(
+            sid=str(job.sid),
+            files=tuple(self._file(job, file, scitag) for file in job.files),
+            params=JobParams(
+                **params,
+                priority=job.priority,
+                job_metadata={
+                    "issuer": ISSUER,
+                    "installation": str(self._installation),
+                    "cycle": job.cycle_id,
+                    "identity": self._identity.username,
+                },
+            ),
+        )
 
-def _submission(job: JobToSubmit) -> JobSubmission:
-    return JobSubmission(
-        sid=str(job.sid),
-        files=tuple(
-            TransferFile(
-                transfer_id=file.transfer_id,
-                attempt=file.attempt,
-                source_url=file.source_url,
-                dest_url=file.destination_url,
-                size_bytes=file.size_bytes,
-                adler32=file.adler32,
-                activity=job.activity,
-            )
-            for file in job.files
-        ),
-        params=JobParams(
-            **job.params,
-            priority=job.priority,
-            job_metadata={"issuer": "ASO", "cycle": job.cycle_id, "identity": job.identity},
-        ),
-    )
+    def _file(self, job: JobToSubmit, file: FileToSend, scitag: int | None) -> TransferFile:
+        source_token = destination_token = None
+        if self._tokens:
+            places = FilePlaces(file.source_url, file.destination_url, file.source_lfn, file.destination_lfn)
+            source_token, destination_token = self._tokens.tokens(self._identity, places)
+        return TransferFile(
+            transfer_id=file.transfer_id,
+            attempt=file.attempt,
+            source_url=file.source_url,
+            dest_url=file.destination_url,
+            size_bytes=file.size_bytes,
+            adler32=file.adler32,
+            activity=job.activity,
+            source_token=source_token,
+            destination_token=destination_token,
+            scitag=scitag,
+        )

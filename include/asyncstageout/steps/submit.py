@@ -2,19 +2,23 @@
 
 A job stays PLANNED until FTS is known to have it. Its id is deterministic, so the same POST may be repeated
 by anybody at any time: FTS answers with the job or with "this sid exists", and both mean accepted.
+
+A job stays with its server. Only one of which certainly no byte has left (catalogue.unsent_jobs) is given
+back, when its server does not answer, or when there is no credential for it: its files are planned anew.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 from psycopg import Connection
 
-from asyncstageout.catalogue.identity_holds import hold, let_go
+from asyncstageout.catalogue.fts_servers import installation_id
+from asyncstageout.catalogue.identity_holds import let_go
 from asyncstageout.catalogue.jobs import (
     JobToSubmit,
     blames_file,
@@ -26,32 +30,28 @@ from asyncstageout.catalogue.jobs import (
     split,
 )
 from asyncstageout.catalogue.transitions import Move, apply_moves
-from asyncstageout.clients.delegation import CannotDelegate
+from asyncstageout.catalogue.unsent_jobs import mark
+from asyncstageout.clients.credentials.model import CredentialProblem
 from asyncstageout.clients.errors import (
-    DelegationNeeded,
     DestinationBusy,
     FTSError,
-    NotAuthorised,
     ServerFault,
     StorageBanned,
     SubmissionRefused,
-    Untrusted,
 )
-from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.core.failures import Category, own_failure
 from asyncstageout.core.fts import NotSubmittable
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.crashpoints import reached
-from asyncstageout.steps.door import Door
+from asyncstageout.steps.door import Door, FTSClients, Way
 from asyncstageout.steps.recording import Summary, files
 from asyncstageout.steps.refusals import Problem, Refusal, Search, culprit_of
+from asyncstageout.steps.stops import Stops
 
 logger = logging.getLogger(__name__)
 
 THREADS = 4
 """POSTs under way at once; one FTS host serves 30 requests at a time, to everybody."""
-HOLD_S = 300.0
-"""For how long nothing is submitted for an identity that FTS does not let in."""
 UNEXPLAINED_WAIT_S = 300.0
 WAITS_S: dict[type[Problem], float] = {
     StorageBanned: 300.0,
@@ -64,8 +64,8 @@ ABOUT_A_FILE = (SubmissionRefused, NotSubmittable, DestinationBusy, ServerFault)
 """Refusals of a whole job that may be the fault of one file in it."""
 FOR_GOOD = (SubmissionRefused, NotSubmittable)
 """Of these, the ones that no waiting mends."""
-NOT_LET_IN = (NotAuthorised, DelegationNeeded, CannotDelegate, Untrusted)
-"""Not about this job: every other one of the same identity would meet the same."""
+ABOUT_A_JOB = (*ABOUT_A_FILE, StorageBanned)
+"""What does not concern the other jobs; everything else stops a server or an identity."""
 
 
 @dataclass(slots=True)
@@ -75,24 +75,25 @@ class _Tally:
     failed: int = 0
     released: int = 0
     splits: int = 0
-    in_doubt: list[tuple[JobToSubmit, FTSError]] = field(default_factory=list)
 
-    def summary(self) -> Summary:
+    def sentence(self) -> str:
         sentence = f"FTS accepted {self.jobs} jobs with {files(self.files)}"
         if self.failed:
             sentence += f"; refused {files(self.failed)} for good"
         if self.released:
             sentence += f"; {files(self.released)} wait, each with its reason"
-        return Summary(
-            sentence,
-            {"jobs": self.jobs, "files": self.files, "refused_files": self.failed,
-             "released_files": self.released, "splits": self.splits},
-        )  # fmt: skip
+        return sentence
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "jobs": self.jobs, "files": self.files, "refused_files": self.failed,
+            "released_files": self.released, "splits": self.splits,
+        }  # fmt: skip
 
 
 def submit(
     conn: Connection,
-    client: FTS3Client,
+    clients: FTSClients,
     *,
     cycle_id: int,
     shard: int,
@@ -100,77 +101,103 @@ def submit(
     threads: int = THREADS,
     new_sid: Callable[[], UUID] = uuid4,
 ) -> Summary:
-    """Submit the shard's jobs that FTS has not confirmed yet.
+    """Submit the shard's jobs that FTS has not confirmed yet, at all servers and for all identities of it.
+
+    What stops one server or one identity does not stop the others.
 
     Raises:
-        FTSError: FTS did not answer, or does not let us. Jobs without an answer stay PLANNED, and no file has
-            used an attempt: running the step again, or a later cycle, continues. For :data:`HOLD_S`, cycles
-            leave an identity alone that was not let in.
+        FTSError, CredentialProblem: a server did not answer and may have jobs, or a person must help. Jobs in
+            doubt stay PLANNED, and no file has used an attempt: running the step again, or a later cycle,
+            continues.
     """
-    step = _Submission(conn, client, step_run, new_sid)
-    waiting = jobs_to_submit(conn, planned_in_shard(conn, cycle_id, shard))
+    step = _Submission(conn, clients, step_run, new_sid)
+    waiting = step.begin(planned_in_shard(conn, cycle_id, shard), threads)
     step.search_in(waiting)
-    while waiting and not step.tally.in_doubt:
-        for answers in _post_all(step.door, waiting, threads):
+    while waiting:
+        for answers in step.post(waiting, threads):
             step.settle(answers)
-        waiting = jobs_to_submit(conn, step.next_jobs())
-    if step.tally.in_doubt:
-        logger.warning("%s", step.tally.summary().sentence)
-        step.hold_identities()
-        raise step.tally.in_doubt[0][1]
-    return step.tally.summary()
+        waiting = step.begin(step.next_jobs(), threads)
+    outcome = step.stops.settle(conn, step.unsettled.values(), step_run)
+    sentence = "; ".join([step.tally.sentence(), *outcome.sentences])
+    if outcome.problem:
+        logger.warning("%s", sentence)
+        raise outcome.problem
+    return Summary(sentence, step.tally.counts() | outcome.counts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     job: JobToSubmit
     job_id: UUID | None = None
-    problem: Problem | None = None
-
-    @property
-    def stops(self) -> bool:
-        """Whether FTS as a whole did not take what it was given: no answer, or not from us."""
-        return isinstance(self.problem, FTSError) and not isinstance(
-            self.problem, (*ABOUT_A_FILE, StorageBanned)
-        )
-
-
-def _post_all(door: Door, jobs: Sequence[JobToSubmit], threads: int) -> Iterator[list[_Answer]]:
-    """Yield answers in handfuls as they come; after an answer that stops everything, POST no more."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="submit") as pool:
-        running: set[Future[_Answer]] = {pool.submit(_post, door, job) for job in jobs}
-        while running:
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            answers = [future.result() for future in ended if not future.cancelled()]
-            if any(answer.stops for answer in answers):
-                for future in running:
-                    future.cancel()
-            yield answers
+    problem: Problem | CredentialProblem | None = None
 
 
 def _post(door: Door, job: JobToSubmit) -> _Answer:
     reached("submit.before_post")
     try:
         return _Answer(job, job_id=door.submit(job))
-    except (FTSError, NotSubmittable) as problem:
+    except (FTSError, NotSubmittable, CredentialProblem) as problem:
         return _Answer(job, problem=problem)
+
+
+def _way(job: JobToSubmit) -> Way:
+    return Way(job.fts_server, job.identity)
+
+
+def _in_turn(jobs: Sequence[JobToSubmit]) -> list[JobToSubmit]:
+    """Order jobs so that servers take turns: one that is slow to answer does not hold all threads first."""
+    turns: dict[str, int] = {}
+    placed = []
+    for job in jobs:
+        turns[job.fts_server] = turns.get(job.fts_server, 0) + 1
+        placed.append((turns[job.fts_server], job))
+    return [job for _, job in sorted(placed, key=lambda pair: pair[0])]
 
 
 class _Submission:
     """One run of the step: what was answered, and what follows from it."""
 
     def __init__(
-        self, conn: Connection, client: FTS3Client, step_run: int, new_sid: Callable[[], UUID]
+        self, conn: Connection, clients: FTSClients, step_run: int, new_sid: Callable[[], UUID]
     ) -> None:
-        self.door = Door(client)
         self.tally = _Tally()
+        self.stops = Stops()
+        self.unsettled: dict[UUID, JobToSubmit] = {}
+        """Marked by this run, and without an answer that decides."""
         self._conn = conn
+        self._clients = clients
+        self._installation = installation_id(conn)
         self._step_run = step_run
         self._new_sid = new_sid
+        self._doors: dict[Way, Door] = {}
         self._searches: dict[UUID, Search] = {}
         """By sid: the search that a job belongs to, of no length if FTS takes it at once."""
         self._parts: list[UUID] = []
-        self._let_in: set[str] = set()
+        self._let_in: set[Way] = set()
+
+    def begin(self, sids: Sequence[UUID], threads: int) -> list[JobToSubmit]:
+        """Mark jobs as ours, and return those whose door is open."""
+        owned = mark(self._conn, sids, self._step_run) if sids else {}
+        reached("submit.after_mark")
+        jobs = jobs_to_submit(self._conn, list(owned)) if owned else []
+        self.unsettled |= {job.sid: job for job in jobs}
+        self.stops.owned |= {sid for sid, is_first in owned.items() if is_first}
+        self._open({_way(job) for job in jobs} - self._doors.keys(), threads)
+        return _in_turn([job for job in jobs if not self.stops.stopped(_way(job))])
+
+    def post(self, jobs: Sequence[JobToSubmit], threads: int) -> Iterator[list[_Answer]]:
+        """Yield answers in handfuls as they come; what has stopped meanwhile is not POSTed any more."""
+        with ThreadPoolExecutor(threads, thread_name_prefix="submit") as pool:
+            running = {pool.submit(_post, self._doors[_way(job)], job): job for job in jobs}
+            while running:
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    del running[future]
+                yield [future.result() for future in ended]
+                stopped = [future for future, job in running.items() if self.stops.stopped(_way(job))]
+                for future in stopped:
+                    if future.cancel():
+                        del running[future]
 
     def search_in(self, jobs: Sequence[JobToSubmit]) -> None:
         for job in jobs:
@@ -180,18 +207,20 @@ class _Submission:
         """Write down what FTS said, as far as it needs no other answer to be understood."""
         self._accept([answer for answer in answers if answer.job_id])
         for answer in answers:
-            if answer.problem is None:
+            job, problem = answer.job, answer.problem
+            if problem is None:
                 continue
-            logger.warning("job %s (%s): %s", answer.job.sid, answer.job.link, answer.problem)
-            refusal = Refusal(answer.job, answer.problem)
-            if isinstance(answer.problem, FTSError) and answer.stops:
-                self.tally.in_doubt.append((answer.job, answer.problem))
-            elif (culprit := culprit_of(refusal)) is not None:
+            logger.warning("job %s (%s): %s", job.sid, job.link, problem)
+            if isinstance(problem, CredentialProblem) or not isinstance(problem, ABOUT_A_JOB):
+                self.stops.stop(_way(job), problem, job.sid)
+                continue
+            refusal = Refusal(job, problem)
+            if (culprit := culprit_of(refusal)) is not None:
                 self._take_out(refusal, culprit)
-            elif isinstance(answer.problem, ABOUT_A_FILE):
-                self._searches[answer.job.sid].refused.append(refusal)
+            elif isinstance(problem, ABOUT_A_FILE):
+                self._searches[job.sid].refused.append(refusal)
             else:
-                self._release(refusal, str(answer.problem))
+                self._release(refusal, str(problem))
 
     def next_jobs(self) -> list[UUID]:
         """Decide on what was refused, and return the jobs that came out of it."""
@@ -205,13 +234,24 @@ class _Submission:
         parts, self._parts = self._parts, []
         return parts
 
-    def hold_identities(self) -> None:
-        """If FTS does not let us in, have later cycles leave these identities alone for a while."""
-        barred = [(job, problem) for job, problem in self.tally.in_doubt if isinstance(problem, NOT_LET_IN)]
-        if barred:
-            job, problem = barred[0]
-            identities = {job.identity for job, _ in barred}
-            hold(self._conn, job.fts_server, identities, reason=str(problem), wait_s=HOLD_S)
+    def _open(self, ways: set[Way], threads: int) -> None:
+        """Open doors; a way that has none is stopped before anything is sent."""
+
+        def door(way: Way) -> Door | FTSError | CredentialProblem:
+            try:
+                return Door(self._clients, way, self._installation)
+            except (FTSError, CredentialProblem) as problem:
+                return problem
+
+        if not ways:
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="door") as pool:
+            for way, opened in zip(ways, pool.map(door, ways), strict=True):
+                if isinstance(opened, Door):
+                    self._doors[way] = opened
+                else:
+                    logger.warning("%s at %s: %s", way.identity, way.server, opened)
+                    self.stops.stop(way, opened)
 
     def _accept(self, answers: Sequence[_Answer]) -> None:
         accepted = [(answer.job.sid, answer.job_id) for answer in answers if answer.job_id]
@@ -222,14 +262,16 @@ class _Submission:
         self.tally.jobs += len(accepted)
         reached("submit.after_commit")
         for answer in answers:
+            del self.unsettled[answer.job.sid]
             self._searches[answer.job.sid].accepted = True
-            if answer.job.identity not in self._let_in:
-                self._let_in.add(answer.job.identity)
-                let_go(self._conn, answer.job.fts_server, [answer.job.identity])
+            if (way := _way(answer.job)) not in self._let_in:
+                self._let_in.add(way)
+                let_go(self._conn, way.server, [way.identity])
 
     def _split(self, refusal: Refusal, first: Sequence[int] | None = None) -> tuple[UUID, UUID]:
         """Split a job in halves, or into these files, which are not submitted again, and the rest."""
         old = refusal.job.sid
+        self.unsettled.pop(old, None)
         parts = (self._new_sid(), self._new_sid())
         if split(self._conn, old, parts, str(refusal.problem), self._step_run, first=first):
             self.tally.splits += 1
@@ -249,10 +291,11 @@ class _Submission:
 
     def _settle_single(self, refusal: Refusal) -> None:
         """Decide on a file that is at fault."""
+        self.unsettled.pop(refusal.job.sid, None)
         if isinstance(refusal.problem, FOR_GOOD):
             self.tally.failed += _refuse(self._conn, refusal, self._step_run)
         elif isinstance(refusal.problem, DestinationBusy):
-            self._release(refusal, self.door.why_busy(refusal.job, refusal.problem))
+            self._release(refusal, self._doors[_way(refusal.job)].why_busy(refusal.job, refusal.problem))
         else:
             self._release(refusal, str(refusal.problem))
 
@@ -268,6 +311,7 @@ class _Submission:
                 self._release(refusal, f"FTS refuses every job on this link: {refusal.problem}")
 
     def _release(self, refusal: Refusal, reason: str) -> None:
+        self.unsettled.pop(refusal.job.sid, None)
         wait_s = WAITS_S.get(type(refusal.problem), UNEXPLAINED_WAIT_S)
         self.tally.released += release(
             self._conn, refusal.job.sid, reason, wait_s=wait_s, step_run=self._step_run

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from asyncstageout.clients.credentials.der import size_of
 from asyncstageout.clients.tls import Trust
 
 PORT = 7512
@@ -130,7 +131,7 @@ class _Talk:
             self._heard = bytes([number]) + self._heard
             self._answer()
             raise MyProxySilent("it sent no certificate")
-        return [x509.load_der_x509_certificate(self._until(_der_size)) for _ in range(number)]
+        return [x509.load_der_x509_certificate(self._until(size_of)) for _ in range(number)]
 
     def _until(self, size: Callable[[bytes], int]) -> bytes:
         """Read until ``size`` of what was heard says how long a part is and it is all there; return it."""
@@ -161,16 +162,6 @@ def _certificate_request(key: rsa.RSAPrivateKey) -> bytes:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "proxy")])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)
-
-
-def _der_size(data: bytes) -> int:
-    """Return the length of the DER element that begins here, with its head; 0 if that is not there yet."""
-    if len(data) < 2:
-        return 0
-    if data[1] < 0x80:
-        return 2 + data[1]
-    width = data[1] & 0x7F
-    return 2 + width + int.from_bytes(data[2 : 2 + width]) if len(data) >= 2 + width else 0
 
 
 def _pem(cert: x509.Certificate) -> bytes:

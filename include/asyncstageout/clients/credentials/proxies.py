@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from asyncstageout.clients.credentials import voms
+from asyncstageout.clients.credentials.der import elements
 from asyncstageout.clients.credentials.model import (
     LEAST_LIFETIME,
     Credential,
@@ -29,6 +31,9 @@ from asyncstageout.clients.credentials.model import (
 from asyncstageout.core.identities import Identity
 
 PROXY_CERT_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
+INHERIT_ALL = bytes.fromhex("2b06010505071501")
+LIMITED = bytes.fromhex("2b060104019b5001010109")
+"""Policy languages 1.3.6.1.5.5.7.21.1 and, of Globus, 1.3.6.1.4.1.3536.1.1.1.9; without tag and length."""
 CLOCKS_DIFFER = timedelta(minutes=5)
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -84,12 +89,42 @@ def slash_dn(name: x509.Name) -> str:
     return "".join(f"/{_SHORT.get(part.oid, part.oid.dotted_string)}={part.value!s}" for part in name)
 
 
-def is_proxy(cert: x509.Certificate) -> bool:
-    """Say whether it is a proxy, of RFC 3820 or from before it."""
-    if any(extension.oid == PROXY_CERT_INFO for extension in cert.extensions):
-        return True
+class ProxyInfo(NamedTuple):
+    """What a proxy's ``proxyCertInfo`` says (RFC 3820, 3.8)."""
+
+    path_length: int | None
+    """How many proxies may follow below it; None: any number."""
+    is_limited: bool
+    """It may not start jobs, and nothing below it may (Globus)."""
+
+
+def proxy_info(cert: x509.Certificate) -> ProxyInfo | None:
+    """Return what makes a certificate a proxy of RFC 3820, or None.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    found = [one.value for one in cert.extensions if one.oid == PROXY_CERT_INFO]
+    if not found or not isinstance(found[0], x509.UnrecognizedExtension):
+        return None
+    try:
+        (info,) = elements(found[0].value)
+        *length, policy = info.parts()
+        language = policy.parts()[0].content
+    except (ValueError, IndexError) as error:
+        raise ValueError("its proxyCertInfo cannot be read") from error
+    return ProxyInfo(int.from_bytes(length[0].content) if length else None, language == LIMITED)
+
+
+def is_legacy_proxy(cert: x509.Certificate) -> bool:
+    """Say whether it is a proxy from before RFC 3820."""
     *owner, last = cert.subject
     return list(cert.issuer) == owner and last.oid == NameOID.COMMON_NAME and last.value in _LEGACY
+
+
+def is_proxy(cert: x509.Certificate) -> bool:
+    """Say whether it is a proxy, of RFC 3820 or from before it."""
+    return proxy_info(cert) is not None or is_legacy_proxy(cert)
 
 
 def read_proxy(pem: bytes, key_pem: bytes | None = None) -> Proxy:

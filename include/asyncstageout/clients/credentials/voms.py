@@ -8,18 +8,18 @@ checked: whoever serves the proxy does that, and we only tell whether it is the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from cryptography import x509
 
+from asyncstageout.clients.credentials.der import OBJECT_ID, TIME, Element, elements
 from asyncstageout.core.identities import Identity
 
 EXTENSION = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.5")
-_FQANS = bytes.fromhex("2b06010401be45646404")
+FQANS = bytes.fromhex("2b06010401be45646404")
 """OID 1.3.6.1.4.1.8005.100.100.4, without tag and length."""
-_OID, _OCTETS, _SEQUENCE, _SET, _TIME = 0x06, 0x04, 0x30, 0x31, 0x18
 _VALIDITY, _ATTRIBUTES = 5, 6
 """Places in ``AttributeCertificateInfo``: version, holder, issuer, signature, serial number, then these."""
 
@@ -30,21 +30,6 @@ class Attributes(NamedTuple):
     fqans: tuple[str, ...]
     """The primary one first, such as ``/cms/uscms/Role=production/Capability=NULL``."""
     expires_at: datetime
-
-
-class Element(NamedTuple):
-    """One element of DER."""
-
-    tag: int
-    content: bytes
-
-    def parts(self) -> list[Element]:
-        """Return what a constructed element is made of.
-
-        Raises:
-            ValueError: it is not DER.
-        """
-        return list(_elements(self.content))
 
 
 def attributes(chain: Sequence[x509.Certificate]) -> Attributes | None:
@@ -70,7 +55,7 @@ def read_attributes(extension: bytes) -> Attributes:
         ValueError: it cannot be read.
     """
     try:
-        (sequence,) = _elements(extension)
+        (sequence,) = elements(extension)
         certificates = [one for inner in sequence.parts() for one in inner.parts()]
         found = [_read(one.parts()[0].parts()) for one in certificates]
     except (IndexError, UnicodeDecodeError) as error:
@@ -107,12 +92,12 @@ def wanted_fqan(identity: Identity, default_vo: str = "") -> str:
 
 def _read(info: list[Element]) -> Attributes:
     ends_at = info[_VALIDITY].parts()[1]
-    if ends_at.tag != _TIME:
+    if ends_at.tag != TIME:
         raise ValueError("the VOMS attributes have no end")
     fqans: list[str] = []
     for attribute in info[_ATTRIBUTES].parts():
         name, values = attribute.parts()[:2]
-        if (name.tag, name.content) == (_OID, _FQANS):
+        if (name.tag, name.content) == (OBJECT_ID, FQANS):
             # SET { SEQUENCE { [0] which server says so, SEQUENCE { OCTET STRING fqan ... } } }
             fqans += (text.content.decode() for text in values.parts()[0].parts()[-1].parts())
     return Attributes(tuple(fqans), _time(ends_at.content.decode()))
@@ -120,20 +105,3 @@ def _read(info: list[Element]) -> Attributes:
 
 def _time(text: str) -> datetime:
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
-
-
-def _elements(data: bytes) -> Iterator[Element]:
-    at = 0
-    while at < len(data):
-        if at + 2 > len(data) or data[at] & 0x1F == 0x1F:
-            raise ValueError("not DER")
-        tag, size = data[at], data[at + 1]
-        at += 2
-        if size & 0x80:
-            width = size & 0x7F
-            size = int.from_bytes(data[at : at + width])
-            at += width
-        if at + size > len(data):
-            raise ValueError("not DER: an element is longer than what holds it")
-        yield Element(tag, data[at : at + size])
-        at += size

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg import Connection
-from psycopg.errors import CheckViolation
 
 from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.config_changes import changing
@@ -21,8 +20,9 @@ _COLUMNS = """
 _SET = f"""
 INSERT INTO restriction (mode, site, source, destination, username, activity, reason, is_downtime,
     starts_at, ends_at, set_by, updated_by)
-VALUES (%(mode)s, %(site)s, %(source)s, %(destination)s, %(username)s, %(activity)s, %(reason)s,
-    %(is_downtime)s, coalesce(%(starts_at)s, now()), %(ends_at)s, %(by)s, %(by)s)
+SELECT %(mode)s::restriction_mode, %(site)s, %(source)s, %(destination)s, %(username)s, %(activity)s, %(reason)s,
+    %(is_downtime)s, coalesce(%(starts_at)s::timestamptz, now()), %(ends_at)s::timestamptz, %(by)s, %(by)s
+WHERE coalesce(%(ends_at)s::timestamptz, 'infinity'::timestamptz) > greatest(now(), %(starts_at)s::timestamptz)
 RETURNING {_COLUMNS}
 """
 
@@ -39,11 +39,18 @@ WHERE lifted_at IS NULL AND (ends_at IS NULL OR ends_at > now())
 
 
 class NeverInForce(ValueError):
-    """A restriction would end before it begins."""
+    """A restriction would end before it begins, or has ended already."""
 
     def __init__(self, ends_at: datetime | None) -> None:
-        super().__init__(f"it would be over before it begins: it ends at {ends_at}")
+        super().__init__(f"it would never be in force: it ends {ends_at:%Y-%m-%d %H:%M} UTC")
         self.ends_at = ends_at
+
+
+class NoReason(ValueError):
+    """A restriction comes without a reason, and users would not know why they wait."""
+
+    def __init__(self) -> None:
+        super().__init__("a restriction needs a reason: users read it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,10 @@ class Area:
     destination: str | None = None
     username: str | None = None
     activity: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.site and (self.source or self.destination):
+            raise ValueError("a site is meant at either end; name it, or a source and a destination")
 
 
 def restrict(
@@ -73,18 +84,19 @@ def restrict(
     Raises:
         UnknownSite: a site that it names does not exist.
         NeverInForce: it would end before it begins, or has ended already.
+        NoReason: the reason is empty.
     """
     parameters = {
         "mode": mode.value, "site": area.site, "source": area.source, "destination": area.destination,
         "username": area.username, "activity": area.activity, "reason": reason, "is_downtime": is_downtime,
         "starts_at": starts_at, "ends_at": ends_at, "by": by,
     }  # fmt: skip
-    try:
-        with changing(conn, by):
-            row = conn.execute(_SET, parameters).fetchone()
-    except CheckViolation as error:
-        raise NeverInForce(ends_at) from error
-    assert row is not None  # noqa: S101 - RETURNING of an INSERT
+    if not reason.strip():
+        raise NoReason
+    with changing(conn, by):
+        row = conn.execute(_SET, parameters).fetchone()
+    if row is None:
+        raise NeverInForce(ends_at)
     return _restriction(row)
 
 

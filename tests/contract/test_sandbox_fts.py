@@ -48,7 +48,7 @@ NOT_APPLICABLE = {
     133: "a copy has no process of its own that could be killed alone",
     159: "as 133: what ran when the service died is started again",
     **dict.fromkeys((134, 135, 136, 137), "no database server to stop; an API fault answers the same HTML"),
-    **dict.fromkeys((142, 148, 149, 150, 151, 152, 153, 160), "valid tokens: not built, certificates only"),
+    **dict.fromkeys((142, 148, 149, 150, 151, 152, 153, 160), "with valid tokens: test_token_recordings.py"),
 }
 
 # Need nothing but the request.

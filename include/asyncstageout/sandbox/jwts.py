@@ -11,8 +11,6 @@ from typing import Any, Final
 import jwt
 import requests
 
-from asyncstageout.clients.http import Access, new_session
-
 logger = logging.getLogger(__name__)
 
 ANY_AUDIENCE: Final = "https://wlcg.cern.ch/jwt/v1/any"
@@ -85,9 +83,8 @@ class _Keys:
 class Verifier:
     """Checks tokens. Reading an issuer's keys blocks its caller for a moment, once."""
 
-    def __init__(self, issuers: Iterable[str], ca: str | None, clock: Callable[[], float]) -> None:
-        """``clock`` gives seconds since the epoch."""
-        session = new_session(Access(ca=ca))
+    def __init__(self, issuers: Iterable[str], session: requests.Session, clock: Callable[[], float]) -> None:
+        """``session`` reaches the issuers; ``clock`` gives seconds since the epoch."""
         self._keys = {issuer.rstrip("/"): _Keys(issuer.rstrip("/"), session) for issuer in issuers}
         self._clock = clock
 

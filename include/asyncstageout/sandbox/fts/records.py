@@ -158,6 +158,12 @@ def wire_file(job: Job, file: File, columns: Iterable[str] = FILE_COLUMNS) -> di
             shown[name] = getattr(file, name)
         elif name in _OF_JOB:
             shown[name] = getattr(job, name)
+        elif name == "file_state_initial" and _came_with_tokens(job):
+            shown[name] = "SUBMITTED"  # where it goes on after TOKEN_PREP
         elif name in _CONSTANT:
             shown[name] = _CONSTANT[name]
     return shown
+
+
+def _came_with_tokens(job: Job) -> bool:
+    return (job.job_metadata or {}).get("auth_method") == "oauth2"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from asyncstageout.clients.http import Access, new_session
 from asyncstageout.clients.messages import Broker
 from asyncstageout.sandbox.faults import Faults
 from asyncstageout.sandbox.fts.api import Pulse, Service, application
@@ -47,6 +48,8 @@ class Options:
     """CA of the certificates of sites and token issuers (PEM)."""
     token_issuers: tuple[str, ...] = ()
     """URLs of issuers whose tokens count; without any, a bearer is nobody."""
+    token_connect_to: Mapping[str, str] = field(default_factory=dict)
+    """Host of an issuer -> ``ip:port``, where its name does not lead to it."""
     token_audiences: tuple[str, ...] = ()
     """What a bearer may be for, besides every service."""
     faults: Path | None = None
@@ -85,7 +88,8 @@ class SandboxFTS:
         identities = Identities(options.vo, options.gridmap, options.root_dns)
         tokens = None
         if options.token_issuers:
-            verifier = Verifier(options.token_issuers, options.ca, clock)
+            issuers = new_session(Access(ca=options.ca, connect_to=options.token_connect_to))
+            verifier = Verifier(options.token_issuers, issuers, clock)
             tokens = FTSTokens(verifier, identities, options.token_audiences)
         service = Service(self.engine, identities, self.delegations, options.rules, tokens)
         self.app: ASGIApp = application(service, pulse, close=self.close)

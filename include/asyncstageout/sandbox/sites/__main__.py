@@ -7,6 +7,7 @@ import logging
 import time
 from pathlib import Path
 
+from asyncstageout.clients.http import Access, new_session
 from asyncstageout.sandbox.faults import Faults
 from asyncstageout.sandbox.jwts import Verifier
 from asyncstageout.sandbox.serving import listen, server
@@ -35,7 +36,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sites = Sites.found(args.root, args.sites_file)
-    door = TokenDoor(Verifier(args.token_issuer, args.ca, time.time)) if args.token_issuer else None
+    verifier = Verifier(args.token_issuer, new_session(Access(ca=args.ca)), time.time)
+    door = TokenDoor(verifier) if args.token_issuer else None
     faults = Faults(path=args.faults)
     storage = Storage(sites, faults, makes_parents=not args.no_parents, tokens=door)
     logger.info("%d sites listen on https://%s:%d", len(sites.names), args.host, args.port)

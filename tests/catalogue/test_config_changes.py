@@ -26,8 +26,8 @@ def test_every_kind_of_change_names_its_actor(conn: Connection) -> None:
         ("maria", "link_policy", True, False),
         ("tom", "restriction", True, False),
         ("alice", "restriction", False, False),
-        ("olga", "restriction", False, True),
         ("olga", "site", False, True),
+        ("olga", "restriction", False, True),
     ]
 
 

@@ -20,9 +20,10 @@ _COLUMNS = """
 _SET = f"""
 INSERT INTO restriction (mode, site, source, destination, username, activity, reason, is_downtime,
     starts_at, ends_at, set_by, updated_by)
-SELECT %(mode)s::restriction_mode, %(site)s, %(source)s, %(destination)s, %(username)s, %(activity)s, %(reason)s,
-    %(is_downtime)s, coalesce(%(starts_at)s::timestamptz, now()), %(ends_at)s::timestamptz, %(by)s, %(by)s
-WHERE coalesce(%(ends_at)s::timestamptz, 'infinity'::timestamptz) > greatest(now(), %(starts_at)s::timestamptz)
+SELECT %(mode)s::restriction_mode, %(site)s, %(source)s, %(destination)s, %(username)s, %(activity)s,
+    %(reason)s, %(is_downtime)s, starts_at, ends_at, %(by)s, %(by)s
+FROM (SELECT coalesce(%(starts_at)s::timestamptz, now()), %(ends_at)s::timestamptz) AS t(starts_at, ends_at)
+WHERE ends_at IS NULL OR ends_at > greatest(now(), starts_at)
 RETURNING {_COLUMNS}
 """
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from asyncstageout.sandbox import children
+from asyncstageout.sandbox.outages import NoSuchService, outage
 from asyncstageout.sandbox.services import ReadyCheck, Service
 from asyncstageout.sandbox.state import (
     AlreadyRunning,
@@ -103,6 +104,22 @@ def test_services_start_after_what_they_need_and_stop_before_it(tmp_path: Path) 
     assert read_diary(tmp_path) == ["+ground", "+walls", "+roof", "-roof", "-walls", "-ground"]
     assert seen(tmp_path).phase is Phase.STOPPED
     assert {service.state for service in seen(tmp_path).services} == {ServiceState.STOPPED}
+
+
+def test_an_outage_keeps_a_service_down_until_it_is_over(tmp_path: Path) -> None:
+    async def story() -> None:
+        with outage(tmp_path / "state.json", "fts"):
+            await until(lambda: seen(tmp_path).service("fts").state is ServiceState.OUTAGE)
+            assert read_diary(tmp_path) == ["+fts"]
+        await until(lambda: read_diary(tmp_path) == ["+fts", "+fts"])
+        await until(lambda: seen(tmp_path).service("fts").state is ServiceState.READY)
+
+    assert asyncio.run(run_while(tmp_path, supervisor_of(tmp_path, diarist(tmp_path, "fts")), story)) == 0
+    with (
+        pytest.raises(NoSuchService, match="no service ftp runs here; there are fts"),
+        outage(tmp_path / "state.json", "ftp"),
+    ):
+        pass
 
 
 def test_stopping_leaves_no_process(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from asyncstageout.catalogue.lookup import (
 )
 from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.catalogue.step_runs import Actor
-from asyncstageout.cli import Advice, app, console
+from asyncstageout.cli import Advice, app, console, grid
 from asyncstageout.cli.doctor import examine
 from asyncstageout.cli.doctor import show as show_result
 from asyncstageout.cli.load import day_lines, fill_sites, load_requests, offer_sites, progress
@@ -102,6 +102,14 @@ def demo(
     sites: Annotated[int, typer.Option(min=2, max=60)] = 60,
     users: Annotated[int, typer.Option(min=1)] = 40,
     failures: Annotated[float, typer.Option(min=0, max=1, help="Share of the files that fail.")] = 0.03,
+    with_grid: Annotated[
+        bool,
+        typer.Option(
+            "--grid",
+            help="As on the grid: users' own certificates, two FTS servers, sites that describe themselves;"
+            " two links are paused and an FTS goes down in the middle.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same day.")] = 1,
 ) -> None:
     """Start the platform if needed, move a made-up day's output through it, and check what arrived.
@@ -121,7 +129,7 @@ def demo(
     )
     try:
         with _interruptible():
-            correct = _run(day, failures)
+            correct = _run(day, failures, with_grid=with_grid)
     except KeyboardInterrupt:
         console.print("\nInterrupted.")
         with suppress(KeyboardInterrupt), _interrupts_held():
@@ -130,7 +138,7 @@ def demo(
     raise typer.Exit(0 if correct else 1)
 
 
-def _run(day: Day, failures: float) -> bool:
+def _run(day: Day, failures: float, *, with_grid: bool) -> bool:
     """Do the demo; return whether everything is where the catalogue says it is."""
     layout = _started()
     manifest = list(day.files())
@@ -140,23 +148,42 @@ def _run(day: Day, failures: float) -> bool:
             put_policy(conn, None, None, DEMO_POLICY, who())
             _set_faults(layout, FaultPlan(seed=day.seed, mix=Mix(rate=failures)))
             size_bytes = fill_sites(day, manifest, layout)
+            if with_grid:
+                grid.prepare(conn, day, manifest, layout)
             console.print(
                 f"\n{say_files(len(manifest))}, {say_size(size_bytes)}, wait at {len(day.sites)} sites; "
                 f"{failures:.0%} of them will meet a failure."
             )
             begun_s = time.monotonic()
-            load_requests(conn, day_lines(manifest), Actor(task_id="demo", name=who()))
-            _show_moving(conn, day, layout)
+            with _trouble(conn, day, manifest, layout, wanted=with_grid) as trouble:
+                load_requests(conn, day_lines(manifest), Actor(task_id="demo", name=who()))
+                _show_moving(conn, day, layout, trouble)
             outcome = _outcome(conn, day, manifest, layout, time.monotonic() - begun_s)
+            owners = grid.ownership(conn, day, layout) if with_grid else None
     except Stuck as stuck:
         _explain(stuck, layout)
         return False
     except psycopg.OperationalError as error:
         raise Advice(f"The catalogue went away: {error}", "See `aso status`.") from error
-    for line in summary(outcome):
+    for line in (*summary(outcome), *(owners.sentences() if owners else ())):
         console.print(line, soft_wrap=True)
     show_entrance(layout)
-    return not outcome.mismatches
+    return not outcome.mismatches and not (owners and owners.wrong)
+
+
+@contextmanager
+def _trouble(
+    conn: Connection, day: Day, manifest: Sequence[DayFile], layout: Layout, *, wanted: bool
+) -> Iterator[grid.Trouble | None]:
+    if not wanted:
+        yield None
+        return
+    trouble = grid.Trouble(layout, day.file_count)
+    try:
+        trouble.begin(conn, grid.busiest_links(manifest))
+        yield trouble
+    finally:
+        trouble.end(conn)
 
 
 def _started() -> Layout:
@@ -171,8 +198,9 @@ def _started() -> Layout:
 
 
 def _set_faults(layout: Layout, plan: FaultPlan) -> None:
-    with Surroundings(layout).fts.client() as fts:
-        fts.ask("PUT", "/sandbox/faults", body=plan.model_dump(mode="json"))
+    for name in grid.SERVICES:
+        with Surroundings(layout).fts_named(name).client() as fts:
+            fts.ask("PUT", "/sandbox/faults", body=plan.model_dump(mode="json"))
 
 
 def counts_until_final(
@@ -216,7 +244,7 @@ def in_words(counts: dict[str, int]) -> str:
     )
 
 
-def _show_moving(conn: Connection, day: Day, layout: Layout) -> None:
+def _show_moving(conn: Connection, day: Day, layout: Layout, trouble: grid.Trouble | None) -> None:
     begun_s = told_s = time.monotonic()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for counts in counts_until_final(conn, day):
@@ -224,6 +252,8 @@ def _show_moving(conn: Connection, day: Day, layout: Layout) -> None:
                 raise Advice("The platform was stopped.", f"Logs: {layout.logs}. `aso demo` starts it again.")
             now_s = time.monotonic()
             final = final_files(counts)
+            if trouble and (happened := trouble.tick(conn, final, now_s)):
+                console.print(happened)
             words = f"{in_words(counts)}; {final / max(now_s - begun_s, 1):.0f} files/s"
             if console.is_terminal:
                 bar = ProgressBar(total=day.file_count, completed=final, width=60)

@@ -95,7 +95,16 @@ class Surroundings:
     @cached_property
     def fts(self) -> FTSAccess:
         """Raises KeyError when nothing says where FTS is, ValueError when it cannot be read."""
-        return self.given_fts or fts_access(self.environment[CONNECTION_VARIABLE.format("FTS3_DEFAULT")])
+        return self.given_fts or self.fts_named("fts3_default")
+
+    def fts_named(self, name: str) -> FTSAccess:
+        """Return the FTS of an Airflow connection.
+
+        Raises:
+            KeyError: the platform's environment has no such connection.
+            ValueError: it cannot be read.
+        """
+        return fts_access(self.environment[CONNECTION_VARIABLE.format(name.upper())])
 
     @property
     def airflow_url(self) -> str:

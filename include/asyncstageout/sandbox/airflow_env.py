@@ -10,12 +10,15 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asyncstageout.sandbox.layout import LOOPBACK, Layout, write_private
 from asyncstageout.sandbox.tls import SandboxTLS
 
 ADMIN = "admin"
 VO = "cms"
+SECOND_FTS = "fts3_second"
+"""Connection of the FTS server that only a catalogue which lists it uses."""
 LOGINS_FILE = "airflow-logins.json"
 LOGINS = {ADMIN: "admin", "op": "op", "viewer": "viewer"}
 """User name -> role of Airflow's SimpleAuthManager."""
@@ -161,21 +164,32 @@ def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict
         "password": known.stageout_db_password,
         "schema": "stageout",
     }
-    fts3_default = {
+    credentials = {
+        "conn_type": "stageout_credentials",
+        "extra": {"source": "directory", "directory": str(layout.credentials)},
+    }
+    ports = layout.ports
+    connections = {
+        "stageout_db": stageout_db,
+        "fts3_default": _fts(ports.fts, ports.fts_monitor, tls),
+        SECOND_FTS: _fts(ports.fts2, ports.fts2_monitor, tls),
+        "stageout_credentials": credentials,
+    }
+    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
+
+
+def _fts(port: int, monitor_port: int, tls: SandboxTLS) -> dict[str, Any]:
+    return {
         "conn_type": "fts3",
         "schema": "https",
         "host": LOOPBACK,
-        "port": layout.ports.fts,
+        "port": port,
         "extra": {
             "ca_file": str(tls.ca),
             "cert_file": str(tls.client.cert),
             "key_file": str(tls.client.key),
-            "monitor_url": f"http://{LOOPBACK}:{layout.ports.fts_monitor}/fts3/ftsmon",
+            "monitor_url": f"http://{LOOPBACK}:{monitor_port}/fts3/ftsmon",
         },
-    }
-    return {
-        "AIRFLOW_CONN_STAGEOUT_DB": json.dumps(stageout_db),
-        "AIRFLOW_CONN_FTS3_DEFAULT": json.dumps(fts3_default),
     }
 
 

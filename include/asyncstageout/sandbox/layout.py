@@ -23,6 +23,8 @@ class Ports:
     sites: int = 8443
     fts: int = 8446
     fts_monitor: int = 8449
+    fts2: int = 8456
+    fts2_monitor: int = 8459
     worker_logs: int = 8793
     trigger_logs: int = 8794
 
@@ -60,6 +62,20 @@ class Layout:
         return self.home / "fts"
 
     @property
+    def fts2(self) -> Path:
+        return self.home / "fts2"
+
+    @property
+    def siteconf(self) -> Path:
+        """Descriptions of the sites' storages, as sites publish them."""
+        return self.home / "siteconf"
+
+    @property
+    def credentials(self) -> Path:
+        """Users' proxies."""
+        return self.home / "credentials"
+
+    @property
     def tls(self) -> Path:
         return self.home / "tls"
 
@@ -78,7 +94,10 @@ class Layout:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All folders but that of Postgres, which has an owner of its own."""
-        return (self.airflow, self.sites, self.fts, self.tls, self.logs, self.run, self.secrets)
+        return (
+            self.airflow, self.sites, self.siteconf, self.fts, self.fts2, self.tls, self.credentials,
+            self.logs, self.run, self.secrets,
+        )  # fmt: skip
 
     @property
     def ports_file(self) -> Path:

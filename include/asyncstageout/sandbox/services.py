@@ -111,18 +111,22 @@ def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) ->
             is_ready=_answers(ports.sites, "/.well-known/ready", trust),
             port=ports.sites,
         ),
-        Service(
-            name="fts",
-            command=_module(
-                "asyncstageout.sandbox.fts", "--port", ports.fts, "--monitor-port", ports.fts_monitor
+        *(
+            Service(
+                name=name,
+                command=_module("asyncstageout.sandbox.fts", "--port", port, "--monitor-port", monitor_port)
+                + certificate
+                + _words("--ca", tls.ca, "--state", state, "--vo", airflow_env.VO, "--require-delegation")
+                + _words("--connect-to", f"{LOOPBACK}:{ports.sites}"),
+                environment=environment,
+                # Without a certificate FTS answers an error; that it answers is enough.
+                is_ready=_answers(port, "/", trust, any_status=True),
+                port=port,
             )
-            + certificate
-            + _words("--ca", tls.ca, "--state", layout.fts, "--vo", airflow_env.VO)
-            + _words("--connect-to", f"{LOOPBACK}:{ports.sites}"),
-            environment=environment,
-            # Without a certificate FTS answers an error; that it answers is enough.
-            is_ready=_answers(ports.fts, "/", trust, any_status=True),
-            port=ports.fts,
+            for name, port, monitor_port, state in (
+                ("fts", ports.fts, ports.fts_monitor, layout.fts),
+                ("fts2", ports.fts2, ports.fts2_monitor, layout.fts2),
+            )
         ),
     ]
 

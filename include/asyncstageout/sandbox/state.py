@@ -31,6 +31,8 @@ class ServiceState(StrEnum):
     UNHEALTHY = "unhealthy"
     """It runs, and its readiness check fails."""
     RESTARTING = "restarting"
+    OUTAGE = "outage"
+    """It is kept down on purpose."""
     DONE = "done"
     """A step that ran once and succeeded."""
     STOPPED = "stopped"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from asyncstageout.sandbox import children
 from asyncstageout.sandbox.layout import Layout
+from asyncstageout.sandbox.outages import forget_outages, outage_file
 from asyncstageout.sandbox.services import Service, platform_services
 from asyncstageout.sandbox.state import (
     Phase,
@@ -144,6 +145,14 @@ class Supervisor:
             status = self._note(service, ServiceState.RESTARTING, pid=None, created_at_s=None, problem=reason)
             status.restarts += 1
             await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s)) - 1])
+            await self._outage_over(service)
+
+    async def _outage_over(self, service: Service) -> None:
+        file = outage_file(self._state_file.parent, service.name)
+        if file.exists():
+            self._note(service, ServiceState.OUTAGE, problem="kept down on purpose")
+        while file.exists():
+            await asyncio.sleep(CHECK_PAUSE_S)
 
     async def _live_once(self, service: Service) -> str | None:
         """Run the process until it ends. Returns why it ended, or None for a step that did its work."""
@@ -302,6 +311,7 @@ def main() -> int:
     layout.prepare()
     with sole_supervisor(layout.lock_file), ExitStack() as held:
         end_leftovers(read_status(layout.state_file))
+        forget_outages(layout.run)
         layout = held.enter_context(layout.with_claimed_ports())
         _rotate(layout.logs)
         services = platform_services(layout)

@@ -66,9 +66,13 @@ def server_certificate(directory: Path, name: str, dn: str, names: Sequence[str]
     return _issued(directory, name, dn, ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(general))
 
 
-def client_certificate(directory: Path, name: str, dn: str) -> KeyPair:
-    """Return the certificate ``name`` of the person or service ``dn`` (``/DC=test/DC=sandbox/CN=aso``)."""
-    return _issued(directory, name, dn, ExtendedKeyUsageOID.CLIENT_AUTH, None)
+def client_certificate(directory: Path, name: str, dn: str, *, ca: Path | None = None) -> KeyPair:
+    """Return the certificate ``name`` of the person or service ``dn`` (``/DC=test/DC=sandbox/CN=aso``).
+
+    Args:
+        ca: folder of the CA; None: the same.
+    """
+    return _issued(directory, name, dn, ExtendedKeyUsageOID.CLIENT_AUTH, None, ca_directory=ca)
 
 
 def _is_address(name: str) -> bool:
@@ -102,8 +106,10 @@ def _issued(
     dn: str,
     usage: ObjectIdentifier,
     alternative: x509.SubjectAlternativeName | None,
+    *,
+    ca_directory: Path | None = None,
 ) -> KeyPair:
-    ca, pair = _ca(directory), _pair(directory, name)
+    ca, pair = _ca(ca_directory or directory), _pair(directory, name)
     if pair.cert.exists():
         return pair
     ca_cert = x509.load_pem_x509_certificate(ca.cert.read_bytes())

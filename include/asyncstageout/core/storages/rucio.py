@@ -66,6 +66,8 @@ class _RSE(BaseModel):
     rse: str
     deterministic: bool = True
     lfn2pfn_algorithm: str = "default"
+    fts: str = ""
+    """FTS servers by their URL, separated by commas."""
     protocols: list[_Protocol]
 
 
@@ -109,7 +111,10 @@ def _storage(rse: _RSE, algorithm: str) -> Storage:
                 name = f"{name}-{len(protocols) + 1}"
             for made in _protocols(name, protocol, algorithm):
                 protocols.setdefault(made.name, made)
-        return Storage(site=rse.rse, kind="rucio", rse=rse.rse, protocols=tuple(protocols.values()))
+        servers = tuple(filter(None, (server.strip() for server in rse.fts.split(","))))
+        return Storage(
+            site=rse.rse, kind="rucio", rse=rse.rse, protocols=tuple(protocols.values()), fts=servers
+        )
     except ValidationError as error:
         where, what = said(error)
         raise BadDescription(what, field=f"protocols.{where}") from error

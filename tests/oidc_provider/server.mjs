@@ -1,26 +1,29 @@
 // An OpenID provider as WLCG has them, for tests: tokens by client_credentials, scopes with paths, any audience.
-// argv: certificate, key, and JSON {clients: {id: {secret, scopes: ["storage.read:/store/user", ...], ttl_s}}}.
-// It prints its issuer when it listens, and ends with its standard input.
+// argv: certificate, key, and JSON {id: {secret, scopes: ["storage.read:/store/user", ...], ttl_s, lenient}};
+// a lenient one is given less than it asks for, where others get the error invalid_scope.
+// It prints its issuer when it listens. A line with a number moves its clock on by so many seconds, which it
+// says; it ends with its standard input.
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
-import Provider from 'oidc-provider';
+import { createInterface } from 'node:readline';
+import Provider, { errors } from 'oidc-provider';
 
 const [cert, key, json] = process.argv.slice(2);
-const { clients } = JSON.parse(json);
+const clients = JSON.parse(json);
 
 // A scope with a path is allowed below the path that the client is registered with.
 const allows = (registered, wanted) =>
   wanted === registered || (registered.includes(':/') && wanted.startsWith(`${registered}/`));
 
-const resourceServer = (ctx, audience, client) => ({
-  audience,
-  accessTokenFormat: 'jwt',
-  accessTokenTTL: clients[client.clientId].ttl_s ?? 3600,
-  scope: (ctx.oidc.params.scope ?? '')
-    .split(' ')
-    .filter((wanted) => clients[client.clientId].scopes.some((one) => allows(one, wanted)))
-    .join(' '),
-});
+const resourceServer = (ctx, audience, { clientId }) => {
+  const { scopes, ttl_s = 3600, lenient = false } = clients[clientId];
+  const wanted = (ctx.oidc.params.scope ?? '').split(' ');
+  const allowed = wanted.filter((scope) => scopes.some((one) => allows(one, scope)));
+  if (!lenient && allowed.length < wanted.length) {
+    throw new errors.InvalidScope('requested scope is not allowed', ctx.oidc.params.scope);
+  }
+  return { audience, accessTokenFormat: 'jwt', accessTokenTTL: ttl_s, scope: allowed.join(' ') };
+};
 
 const configuration = {
   clients: Object.entries(clients).map(([client_id, { secret }]) => ({
@@ -43,7 +46,9 @@ const configuration = {
   },
   formats: {
     customizers: {
-      jwt: (_ctx, _token, { payload }) => Object.assign(payload, { nbf: payload.iat, 'wlcg.ver': '1.0' }),
+      jwt: (_ctx, _token, { payload }) => {
+        Object.assign(payload, { nbf: payload.iat, 'wlcg.ver': '1.0' });
+      },
     },
   },
 };
@@ -54,4 +59,12 @@ server.listen(0, '127.0.0.1', () => {
   server.on('request', new Provider(issuer, configuration).callback());
   console.log(issuer);
 });
-process.stdin.resume().on('end', () => process.exit());
+
+const realNow = Date.now;
+createInterface({ input: process.stdin })
+  .on('line', (line) => {
+    const before = Date.now;
+    Date.now = () => before() + Number(line) * 1000;
+    console.log(Date.now() - realNow());
+  })
+  .on('close', () => process.exit());

@@ -11,9 +11,10 @@ from typing import Any, Final
 import jwt
 import requests
 
+from asyncstageout.clients.credentials.oidc import ANY_AUDIENCE
+
 logger = logging.getLogger(__name__)
 
-ANY_AUDIENCE: Final = "https://wlcg.cern.ch/jwt/v1/any"
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 LEEWAY_S: Final = 60
 KEYS_AGAIN_S: Final = 10

@@ -51,7 +51,7 @@ class Storage:
         self._sites = sites
         self.faults = faults
         self._makes_parents = makes_parents
-        self._tokens = tokens
+        self.tokens = tokens
         self._sums = Checksums()
         self._verbs: dict[str, Callable[[Request, Path], Awaitable[Response]]] = {
             "GET": self._get,
@@ -81,10 +81,10 @@ class Storage:
 
     def _denied(self, request: Request, file: Path) -> Response | None:
         token = bearer_of(request)
-        if not (self._tokens and token):
+        if not (self.tokens and token):
             return None
         host, path = request.headers.get("host", ""), request.scope["path"]
-        denied = self._tokens.denied(token, request.method, host, path, exists=file.exists())
+        denied = self.tokens.denied(token, request.method, host, path, exists=file.exists())
         return PlainTextResponse(denied.text, denied.status) if denied else None
 
     async def _get(self, request: Request, file: Path) -> Response:

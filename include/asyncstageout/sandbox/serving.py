@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from cryptography import x509
 from starlette.requests import Request
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from asyncstageout.clients.credentials import voms
 from asyncstageout.sandbox.tls import KeyPair
 
 _SHORT = {
@@ -46,6 +48,8 @@ class Peer:
     """The subject, in the form ``/DC=test/CN=alice``; after it, the proxy's own when it came with a proxy."""
     abort: Callable[[], None]
     """Close the connection at once, without an answer."""
+    fqans: tuple[str, ...] = ()
+    """What VOMS says of him, the primary one first."""
 
 
 def peer_of(scope: Scope) -> Peer:
@@ -73,6 +77,22 @@ def certificate_dns(cert: dict[str, Any] | None) -> tuple[str, ...]:
     return (person, subject)
 
 
+def peer_fqans(tls: Any) -> tuple[str, ...]:
+    """Return what VOMS says in the verified chain of a client (``ssl.SSLObject`` in)."""
+    chain = [x509.load_der_x509_certificate(der) for der in _verified_chain(tls)]
+    try:
+        found = voms.attributes(chain)
+    except ValueError:
+        return ()  # mod_gridsite passes over what it cannot read
+    return found.fqans if found else ()
+
+
+def _verified_chain(tls: Any) -> list[bytes]:
+    if hasattr(tls, "get_verified_chain"):  # from Python 3.13 on
+        return list(tls.get_verified_chain())
+    return [ssl.PEM_cert_to_DER_cert(cert.public_bytes()) for cert in tls._sslobj.get_verified_chain()]
+
+
 def _dn(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
     return "".join(f"/{_SHORT.get(key, key)}={value}" for rdn in name for key, value in rdn)
 
@@ -85,7 +105,8 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
-        self.peer = Peer(certificate_dns(tls.getpeercert() if tls else None), transport.abort)
+        cert = tls.getpeercert() if tls else None
+        self.peer = Peer(certificate_dns(cert), transport.abort, peer_fqans(tls) if cert else ())
 
     def shutdown(self) -> None:
         if self.cycle is None or self.cycle.response_complete:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-INTEGER, OCTETS, OBJECT_ID, TIME, SEQUENCE, SET = 0x02, 0x04, 0x06, 0x18, 0x30, 0x31
+INTEGER, OCTETS, NULL, OBJECT_ID, TIME, SEQUENCE, SET = 0x02, 0x04, 0x05, 0x06, 0x18, 0x30, 0x31
 """Tags; ``TIME`` is GeneralizedTime."""
 
 

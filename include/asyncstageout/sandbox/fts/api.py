@@ -236,7 +236,8 @@ class Service:
         bearer = bearer_of(request)
         if self._tokens and bearer and (user := self._tokens.caller(bearer)):
             return user
-        return self._identities.of(peer_of(request.scope).dns)
+        peer = peer_of(request.scope)
+        return self._identities.of(peer.dns, peer.fqans)
 
     def _authorized(self, request: Request) -> Identity:
         user = self._user(request)

@@ -53,7 +53,7 @@ class Delegations:
             if self._required:
                 return None
             end_s = now_s + ASSUMED_LIFETIME_S
-        return {"termination_time": wire_time(end_s), "voms_attrs": [""]}
+        return {"termination_time": wire_time(end_s), "voms_attrs": list(user.fqans) or [""]}
 
     def request(self, user: Identity) -> bytes:
         """Return the certificate request (PEM) that the user shall sign; the same one until he has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ class Identity:
     vos: tuple[str, ...] = ()
     delegation_id: str | None = None
     is_root: bool = False
+    fqans: tuple[str, ...] = ()
+    """What VOMS says of him."""
     token_scopes: frozenset[str] | None = None
     """Of the bearer; None: he came with a certificate."""
 
@@ -52,10 +55,10 @@ class Identity:
             "user_dn": self.user_dn,
             "dn": list(self.dns),
             "base_id": str(BASE_ID),
-            "voms_cred": [],
+            "voms_cred": list(self.fqans),
             "vos": list(self.vos),
             "vos_id": [str(uuid5(BASE_ID, vo)) for vo in self.vos],
-            "roles": [],
+            "roles": _roles(self.fqans),
             "level": level,
             "delegation_id": self.delegation_id,
             "method": self.method,
@@ -91,15 +94,25 @@ class Identities:
         self._root_dns = root_dns
         self.of = lru_cache(maxsize=1024)(self._of)
 
-    def _of(self, dns: tuple[str, ...]) -> Identity:
+    def _of(self, dns: tuple[str, ...], fqans: tuple[str, ...] = ()) -> Identity:
         if not dns:
             return ANONYMOUS
-        delegation_id = sha1(dns[0].encode(), usedforsecurity=False).hexdigest()[:16]
-        vo = self._gridmap.get(dns[0], self._default_vo or delegation_id)
-        return Identity(dns, (vo,), delegation_id, dns[0] in self._root_dns)
+        delegation_id = sha1("".join((dns[0], *fqans)).encode(), usedforsecurity=False).hexdigest()[:16]
+        vos = _vos(fqans) or (self._gridmap.get(dns[0], self._default_vo or delegation_id),)
+        return Identity(dns, vos, delegation_id, dns[0] in self._root_dns, fqans)
 
     def of_token(self, issuer: str, subject: str, scopes: frozenset[str]) -> Identity:
         """Return whom FTS takes the bearer of a token for; ``gridmap`` may name his subject."""
         delegation_id = sha1(f"{issuer}{subject}".encode(), usedforsecurity=False).hexdigest()[:16]
         vo = self._gridmap.get(subject, self._default_vo or delegation_id)
         return Identity((subject,), (vo,), delegation_id, token_scopes=scopes)
+
+
+def _vos(fqans: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the VOs as FTS makes them of FQANs: with the group, without the role."""
+    return tuple(dict.fromkeys(re.split(r"/(?:Role|Capability)=", fqan)[0].strip("/") for fqan in fqans))
+
+
+def _roles(fqans: tuple[str, ...]) -> list[str]:
+    roles = (role for fqan in fqans for role in re.findall(r"/Role=([^/]+)", fqan))
+    return [role for role in dict.fromkeys(roles) if role != "NULL"]

@@ -22,6 +22,7 @@ from asyncstageout.core.policies import (
     WrongValue,
     allowed,
     check_settings,
+    read_value,
 )
 from asyncstageout.core.scopes import Scope
 
@@ -223,6 +224,45 @@ def test_only_what_is_allowed_can_be_set(name: str) -> None:
         with pytest.raises(WrongValue) as caught:
             check_settings({"max_attempts": 3} | {name: value})
         assert str(caught.value) == f"{name} cannot be {value!r}: it must be {allowed(name)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_attempts", "5", 5),
+        ("max_bytes_in_flight", "2T", 2 * 10**12),
+        ("max_bytes_in_flight", "1.5G", 15 * 10**8),
+        ("max_bytes_in_flight", "none", None),
+        ("retry_scale", "0.5", 0.5),
+        ("retry_scale", "2", 2),
+        ("overwrite", "false", False),
+        ("verify_checksum", "none", "none"),
+        ("fts_activity", "none", None),
+        ("fts_activity", "Analysis Input", "Analysis Input"),
+        ("schemes", "davs, root", ["davs", "root"]),
+        ("schemes", "", []),
+        ("fts_servers", "fts3_cern", ["fts3_cern"]),
+    ],
+)
+def test_a_value_is_read_as_its_setting_needs_it(name: str, text: str, value: object) -> None:
+    found = read_value(name, text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_attempts", "many"),
+        ("max_attempts", "1.5"),
+        ("max_attempts", "inf"),
+        ("overwrite", "1"),
+        ("priority", ""),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_as_it_was_written(name: str, text: str) -> None:
+    with pytest.raises(WrongValue) as caught:
+        read_value(name, text)
+    assert caught.value.value == text
 
 
 def test_what_is_allowed_in_words() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.errors import ForeignKeyViolation
 
+from asyncstageout.core.scopes import Scope
+
 
 class UnknownSite(ValueError):
     """Configuration names a site that the catalogue does not have."""
@@ -31,6 +33,38 @@ class ConfigChange:
     """The row as it was; None: it is new."""
     after: dict[str, Any] | None
     """The row as it became; None: it was deleted."""
+
+    def subject(self) -> str:
+        """Return what the row is about, for a person: ``policy of T2_IT_Bari → anywhere``."""
+        row = self.after or self.before or {}
+        scope = Scope(*(row.get(name) for name in Scope._fields))
+        match self.object:
+            case "link_policy":
+                return f"policy of {scope}"
+            case "restriction":
+                site = [f"site {row['site']}"] if row.get("site") else []
+                rest = [str(scope)] if any(scope) or not site else []
+                return f"{row['mode']} {row['id']} of {', '.join(site + rest)}"
+        return f"{self.object} {row.get('name') or row.get('location')}"
+
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """Return (field, before, after) of what is different; None: it was not there."""
+        before, after = _fields(self.before), _fields(self.after)
+        return [
+            (name, before.get(name), after.get(name))
+            for name in dict.fromkeys([*before, *after])
+            if before.get(name) != after.get(name)
+        ]
+
+
+_NO_NEWS = frozenset({"id", "set_at", "set_by", "updated_at", "updated_by"})
+
+
+def _fields(row: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a row's fields, and in place of its settings each of them."""
+    fields = {name: value for name, value in (row or {}).items() if name not in _NO_NEWS}
+    settings: dict[str, Any] = fields.pop("settings", {})
+    return fields | settings
 
 
 @contextmanager

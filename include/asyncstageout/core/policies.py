@@ -6,7 +6,8 @@ which that is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -103,6 +104,42 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     except ValidationError as error:
         name = str(error.errors(include_url=False)[0]["loc"][0])
         raise WrongValue(name, settings[name]) from error
+
+
+_POWERS = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
+
+
+def read_value(name: str, text: str) -> Any:
+    """Return the value that a person wrote: ``none``, ``true``, ``5``, ``2T``, ``0.5``, ``davs,root``.
+
+    Raises:
+        UnknownSetting, WrongValue: as :func:`check_settings`.
+    """
+    for value in _readings(text.strip()):
+        try:
+            check_settings({name: value})
+        except WrongValue:
+            continue
+        return value
+    raise WrongValue(name, text)
+
+
+def _readings(text: str) -> Iterator[Any]:
+    """Yield what a text may mean; the first that the setting can be is meant."""
+    if text == "none":
+        yield None
+    if text in ("true", "false"):
+        yield text == "true"
+    yield text
+    power = _POWERS.get(text[-1:], 0)
+    with suppress(ValueError):
+        yield int(text)
+    with suppress(ValueError, OverflowError):
+        number = float(text[:-1] if power else text) * 10**power
+        if number == int(number):
+            yield int(number)
+        yield number
+    yield [part.strip() for part in text.split(",") if part.strip()]
 
 
 def allowed(name: str) -> str:

@@ -24,6 +24,7 @@ from asyncstageout.clients.credentials.model import (
     SourceSilent,
 )
 from asyncstageout.clients.credentials.oidc import ANY_AUDIENCE, OIDCCredentials, area_of
+from asyncstageout.clients.credentials.oidc_settings import OIDCSettings
 from asyncstageout.clients.credentials.oidc_tokens import (
     QUIET,
     Client,
@@ -386,6 +387,26 @@ def test_a_new_secret_counts_at_once(fake: Fake) -> None:
 def test_its_own_text_holds_no_secret(fake: Fake) -> None:
     credentials = source(fake)
     assert SECRET not in repr(credentials) + repr(vars(credentials))
+
+
+# -- how it is configured --------------------------------------------------------------------------
+
+
+def test_settings_of_a_connection(fake: Fake) -> None:
+    assert fake.server
+    extra = {"source": "oidc", "issuer": fake.server.url, "managed_tokens": False, "overwrite": True}
+    credentials = OIDCSettings.of(extra).credentials("aso", SECRET)
+    credentials.tokens(ALICE, files(1))
+    assert not credentials.managed
+    assert fake.forms[1]["scope"] == "storage.modify:/store/user/alice storage.read:/store/user/alice"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"issuer": "iam"}, {"issuer": "https://iam", "audience_parameter": "x"}]
+)
+def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(issuer|audience_parameter): "):
+        OIDCSettings.of(wrong)
 
 
 # -- a real issuer ---------------------------------------------------------------------------------

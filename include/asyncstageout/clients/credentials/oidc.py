@@ -104,9 +104,10 @@ class OIDCCredentials:
         )
         self._purse = TokenPurse(self._issuer, now)
         self._fts_scope, self._fts_audience = fts_scope, fts_audience
-        also = MANAGED if managed else ()
+        self.managed = managed
+        """Else jobs want ``unmanaged_tokens``, or FTS tries to exchange what it may not."""
         self._reading, self._writing = READ, MODIFY if overwrites else CREATE
-        self._also = also
+        self._also = MANAGED if managed else ()
         self._audiences = dict(audiences)
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,6 +66,27 @@ def test_a_job_with_all_that_it_may_say() -> None:
             "job_metadata": {"task": "t"},
         },
     }
+
+
+def test_tokens_scitags_and_spaces() -> None:
+    file = replace(FILE, source_token="from", destination_token="to", scitag=65535)
+    params = JobParams(source_spacetoken="A", destination_spacetoken="B", unmanaged_tokens=True)
+    submission = JobSubmission("sid", (file,), params)
+    body = submission_body(submission)
+    assert body["files"][0].items() >= {"source_tokens": ["from"], "destination_tokens": ["to"]}.items()
+    assert body["files"][0]["scitag"] == 65535
+    spaces = {"source_spacetoken": "A", "destination_spacetoken": "B", "unmanaged_tokens": True}
+    assert body["params"].items() >= spaces.items()
+    assert "from" not in repr(submission)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scitag": 64}, {"scitag": 65536}, {"source_token": "x"}, {"destination_token": "x"}]
+)
+def test_what_fts_would_refuse_of_one_file_is_not_sent(wrong: dict[str, Any]) -> None:
+    with pytest.raises(NotSubmittable) as raised:
+        submission_body(JobSubmission("sid", (replace(FILE, **wrong),)))
+    assert raised.value.transfer_id == FILE.transfer_id
 
 
 def test_a_plain_job_leaves_the_rest_to_fts() -> None:

@@ -62,7 +62,7 @@ def issuer(tls: SandboxTLS, clients: dict[str, dict[str, Any]]) -> Iterator[Prov
     """
     program = node()
     if not (program and (HERE / "node_modules").exists()) and not os.environ.get("CI"):
-        pytest.skip("oidc-provider is not installed (make oidc-provider)")
+        pytest.skip("oidc-provider is not installed (see docs/how-to/tokens.md)")
     command = [str(program), str(HERE / "server.mjs"), *map(str, (tls.server.cert, tls.server.key))]
     with subprocess.Popen(
         [*command, json.dumps(clients)],

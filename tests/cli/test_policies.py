@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -12,6 +13,7 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.policies import policy_rows
 from asyncstageout.cli import Advice, policies
+from asyncstageout.core.policies import SETTINGS
 from asyncstageout.core.scopes import Scope
 
 Aso: TypeAlias = Callable[..., Result]
@@ -80,6 +82,14 @@ def test_what_is_wrong_is_said(aso: Aso, conn: Connection, arguments: list[str],
     assert says in str(result.exception)
     assert result.exception.remedy
     assert policy_rows(conn) == []
+
+
+def test_the_reference_is_made_of_the_settings(aso: Aso) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "policies.md"
+    assert page.read_text() == aso("policy", "reference").stdout, (
+        "aso policy reference > docs/reference/policies.md"
+    )
+    assert all(f"| `{name}` |" in page.read_text() for name in SETTINGS)
 
 
 def test_changes_say_who_what_and_from_what_to_what(aso: Aso) -> None:

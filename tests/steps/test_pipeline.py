@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from asyncstageout.catalogue.policies import put_policy
+from asyncstageout.catalogue.restrictions import Area, lift, restrict
 from asyncstageout.catalogue.sensing import staged_reports
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.clients.errors import NotAuthorised, Unavailable, Unreachable
+from asyncstageout.core.restrictions import Mode
 from asyncstageout.steps.recording import recorded
 from asyncstageout.steps.summarise import CycleIncomplete
 from fixtures.catalogue import Add, assert_audited, record, states
@@ -250,13 +252,16 @@ def test_a_job_that_fts_lost_goes_again(house: House, add: Add) -> None:
 
 def test_a_paused_link_is_held_and_says_why(house: House, add: Add) -> None:
     add(record(1), record(2, destination="T1_DE_KIT"))
-    put_policy(house.conn, None, "T1_DE_KIT", {"paused": "disk full"}, "ops")
+    pause = restrict(house.conn, Mode.PAUSE, Area(destination="T1_DE_KIT"), reason="disk full", by="ops")
     assert house.collect().sentence == "2 links have waiting files; 1 of them held back with 1 file"
     summary = house.run_cycle()
-    assert (
-        summary.sentence == "Submitted 1 FTS jobs, 1 file, 1.0 kB on 1 links; held back: 1 paused: disk full"
+    assert summary.sentence == (
+        "Submitted 1 FTS jobs, 1 file, 1.0 kB on 1 links; held back: 1 paused by ops: disk full"
     )
     assert states(house.conn) == {"SUBMITTED": 1, "NEW": 1}
+    lift(house.conn, [pause.restriction_id], "ops")
+    house.run_cycle("two")
+    assert states(house.conn) == {"SUBMITTED": 2}
 
 
 def test_a_full_link_takes_no_more(house: House, add: Add) -> None:

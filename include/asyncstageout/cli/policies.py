@@ -25,6 +25,7 @@ from asyncstageout.core.policies import (
     PolicyRow,
     UnknownSetting,
     WrongValue,
+    allowed,
     read_value,
 )
 from asyncstageout.core.scopes import Scope
@@ -33,6 +34,30 @@ policy = typer.Typer(help="How files travel: limits, parameters of FTS, credenti
 app.add_typer(policy, name="policy")
 
 TAKES_EFFECT = "From the next cycle on, a minute at most; what FTS has goes on as it was submitted."
+
+REFERENCE_HEAD = """\
+# What can be set for links, users and activities
+
+Made by `aso policy reference`; how to use it: [policies](../how-to/policies.md). A row of policy names any of
+source, destination, user and activity, and sets any of these. Each setting comes from the most specific row
+that sets it; these weights add up:
+
+| the row names | weight | because |
+|---|---|---|
+| the user | 8 | an exception for one person is meant wherever his files go |
+| the activity | 4 | an exception for a kind of work holds on all links |
+| the destination | 2 | it is written to: full disks and quotas are there |
+| the source | 1 | it is only read from |
+
+So a link (3) counts before its destination (2) and that before its source (1); what names the user counts
+before all that does not.
+
+`max_files_in_flight` and `max_bytes_in_flight` count the files of each link. Where the most specific row that
+sets one of them names a user or an activity, only his or its files on the link are counted, by themselves;
+they no longer count in the link's.
+
+| setting | allowed | default | meaning |
+|---|---|---|---|"""
 
 Source = Annotated[str | None, typer.Option(help="Files from this site.")]
 Destination = Annotated[str | None, typer.Option(help="Files to this site.")]
@@ -157,6 +182,22 @@ def list_command(*, catalogue_url: CatalogueURL = None, as_json: AsJson = False)
             say(f"  {name} = {_shown(value)}")
 
 
+@policy.command("reference")
+def reference_command() -> None:
+    """Print what can be set, as Markdown: docs/reference/policies.md."""
+    sys.stdout.write(reference())
+
+
+def reference() -> str:
+    """Return the page on all settings, made of their definitions."""
+    lines = [
+        f"| `{name}` | {allowed(name)} | `{_shown(field.get_default(call_default_factory=True))}` "
+        f"| {' '.join((field.description or '').replace('``', '`').split())} |"
+        for name, field in LinkPolicy.model_fields.items()
+    ]
+    return "\n".join([REFERENCE_HEAD, *lines, ""])
+
+
 @app.command()
 def changes(
     *,
@@ -209,6 +250,6 @@ def _shown(value: Any) -> str:
     """Write a value as a person would type it."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "(empty)"
     return str(value)

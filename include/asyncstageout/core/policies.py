@@ -43,7 +43,7 @@ class LinkPolicy(BaseModel):
     overwrite_wrong: bool = True
     """Where ``overwrite`` is off: once overwrite what an attempt of our own may have left, if it is wrong."""
     fts_retry: int = Field(-1, ge=-1, le=10)
-    """Retries inside FTS; -1 is none, since this service retries and shows why."""
+    """Retries inside FTS; -1 is none, since this service retries and shows why; 0: as FTS is set up."""
     retry_delay_s: int | None = Field(None, ge=0, le=86_400)
     """Time between retries inside FTS; none: as FTS is set up."""
     timeout_s: int | None = Field(None, ge=1, le=604_800)
@@ -63,7 +63,7 @@ class LinkPolicy(BaseModel):
     schemes: Annotated[tuple[Scheme, ...], Field(strict=False)] = ()
     """Schemes of the copy in the order of preference, no others; empty: the best that both ends have."""
     fts_servers: Annotated[tuple[Name, ...], Field(strict=False)] = ()
-    """FTS servers by name in the order of preference, no others; empty: as the destination wants."""
+    """FTS servers that may be used, by name; empty: all. Which of them is as the destination wants."""
     breaker_attempts: int = Field(20, ge=0, le=1_000_000)
     """The breaker judges a link by at least so many attempts in 10 minutes; 0 switches it off."""
     breaker_failed_share: float = Field(0.8, gt=0, le=1)

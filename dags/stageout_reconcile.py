@@ -3,7 +3,7 @@
 
 | step | what it does |
 |---|---|
-| `check` | compares the catalogue with itself and with FTS, and changes nothing. All well: the rest is skipped |
+| `check` | compares the catalogue with itself and with all FTS servers, and changes nothing. All well: the rest is skipped |
 | `repair` | mends: what FTS has is noted, what FTS never got goes into the next cycle, files without a living job go on, wrong counts are corrected. Each file's move has an event that begins with "reconciled:" |
 | `verdict` | looks once more; red only if something needs a person, with the runbook's name |
 
@@ -34,8 +34,6 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
-
-FTS_SERVER = "fts3_default"
 
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
@@ -71,19 +69,19 @@ def stageout_reconcile() -> None:
     def check() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 
-        return cycle.check(get_current_context(), fts_server=FTS_SERVER)
+        return cycle.check(get_current_context())
 
     @task
     def repair() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 
-        return cycle.repair(get_current_context(), fts_server=FTS_SERVER)
+        return cycle.repair(get_current_context())
 
     @task
     def verdict() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 
-        return cycle.verdict(get_current_context(), fts_server=FTS_SERVER)
+        return cycle.verdict(get_current_context())
 
     check() >> repair() >> verdict()
 

@@ -18,8 +18,11 @@ and the log and the step's sentence say so.
 
 **Messages of FTS**, where a broker has them, shorten the way (docs/how-to/messages.md); polling stays the truth.
 
-**Red `sense`?** FTS gave no answer for a whole watch: see its log, `aso doctor` and the FTS connection. No
-file is lost, none uses an attempt; sensing goes on by itself when FTS answers.
+**Several FTS servers** are watched side by side (docs/how-to/fts-servers.md); each is asked for its version every
+15 seconds, and one that does not answer gets no new jobs.
+
+**Red `sense`?** The FTS server that is named gave no answer for two minutes and has files (runbooks/fts-server-down.md).
+No file is lost, none uses an attempt; what other servers say is applied all the same.
 
 **Clear and re-run** any task at any time: a report is applied once, late or repeated ones change nothing.
 """
@@ -32,8 +35,6 @@ from typing import Any
 from airflow.sdk import dag, get_current_context, task
 
 from asyncstageout.provider.sensors import OpenFTSJobsSensor
-
-FTS_CONN_ID = "fts3_default"
 
 
 @dag(
@@ -53,13 +54,14 @@ FTS_CONN_ID = "fts3_default"
     dag_display_name="Stage-out: sense",
 )
 def stageout_sense() -> None:
-    @task(execution_timeout=timedelta(minutes=15))
+    # A silent server makes `sense` red; what the other servers said is applied all the same.
+    @task(execution_timeout=timedelta(minutes=15), trigger_rule="all_done")
     def update_catalogue() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 
-        return cycle.update_catalogue(get_current_context(), fts_conn_id=FTS_CONN_ID)
+        return cycle.update_catalogue(get_current_context())
 
-    OpenFTSJobsSensor(task_id="sense", fts_conn_id=FTS_CONN_ID) >> update_catalogue()
+    OpenFTSJobsSensor(task_id="sense") >> update_catalogue()
 
 
 stageout_sense()

@@ -5,7 +5,7 @@
 |---|---|
 | `collect` | opens the cycle, takes over jobs of a dead cycle, notes which links have work and which are held back, and why |
 | `group` | turns waiting files into FTS jobs, users of a link taking turns; the exact file lists are written before FTS hears of them |
-| `submit` | tells FTS, in a few parallel shards; every job is accepted exactly once, whatever dies |
+| `submit` | tells the FTS servers, in a few parallel shards; every job is accepted exactly once, whatever dies. What a server that does not answer certainly never got goes to another one |
 | `summarise` | says what became of the cycle; red if FTS did not confirm a job |
 
 **Runs** when files arrive or become due for another attempt (a doorbell on the catalogue), and every minute
@@ -21,7 +21,8 @@ outage one triggered run with a window does the same in one cycle.
 **Clear and re-run** any task at any time: a finished cycle changes nothing, an interrupted one continues.
 
 **Red?** Open the failed task's log: its last line says what FTS answered and what to do. `aso doctor` checks
-everything that a cycle needs. Files keep their attempts; the next cycle takes over.
+everything that a cycle needs, `aso servers` shows the FTS servers. Files keep their attempts; the next cycle takes
+over. Files of a user without a credential wait, and make nothing red here.
 """
 
 from __future__ import annotations
@@ -46,8 +47,6 @@ from airflow.sdk import (
 from asyncstageout.provider.operators import SubmitFTSJobsOperator
 from asyncstageout.provider.triggers import PendingFilesTrigger
 
-FTS_SERVER = "fts3_default"
-
 PENDING = Asset(
     name="stageout_pending",
     uri="x-stageout://catalogue/pending",
@@ -69,6 +68,11 @@ RETRY_POLICY = ExceptionRetryPolicy(
             action=RetryAction.RETRY,
             retry_delay=timedelta(seconds=5),
             reason="the catalogue was not reachable",
+        ),
+        RetryRule(
+            exception="asyncstageout.clients.credentials.model.CredentialProblem",
+            action=RetryAction.FAIL,
+            reason="the service has no credential; somebody must renew it",
         ),
         RetryRule(
             exception="asyncstageout.clients.errors.ServiceError",
@@ -143,7 +147,7 @@ def stageout_transfer() -> None:
     def group() -> list[dict[str, Any]]:
         from asyncstageout.provider import cycle
 
-        return cycle.group(get_current_context(), fts_server=FTS_SERVER)
+        return cycle.group(get_current_context())
 
     @task(trigger_rule="none_failed")
     def summarise() -> dict[str, Any]:
@@ -152,9 +156,9 @@ def stageout_transfer() -> None:
         return cycle.summarise(get_current_context())
 
     planned = group()
-    submit = SubmitFTSJobsOperator.partial(
-        task_id="submit", fts_conn_id=FTS_SERVER, map_index_template="{{ shard_label }}"
-    ).expand(shard=planned)
+    submit = SubmitFTSJobsOperator.partial(task_id="submit", map_index_template="{{ shard_label }}").expand(
+        shard=planned
+    )
     collect() >> planned
     submit >> summarise()
 

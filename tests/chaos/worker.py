@@ -27,10 +27,11 @@ from asyncstageout.steps.collect import collect
 from asyncstageout.steps.group import group
 from asyncstageout.steps.reconcile import repair
 from asyncstageout.steps.recording import Summary, recorded
-from asyncstageout.steps.sense import sense_once
+from asyncstageout.steps.sense import contact, sense_once
 from asyncstageout.steps.submit import submit
 from asyncstageout.steps.summarise import CycleIncomplete, summarise
 from asyncstageout.steps.update_catalogue import update_catalogue
+from fixtures.cycles import Clients
 
 DAG_ID = "stageout_transfer"
 PAUSE_S = 0.25
@@ -66,7 +67,7 @@ def one_cycle(conn: Connection, client: FTS3Client, name: str) -> None:
     shards: list[object] = []
 
     def plan(number: int) -> Summary:
-        summary, packed = group(conn, cycle, fts_server="fts", step_run=number)
+        summary, packed = group(conn, cycle, step_run=number)
         shards.extend(packed)
         return summary
 
@@ -77,11 +78,12 @@ def one_cycle(conn: Connection, client: FTS3Client, name: str) -> None:
 
 
 def _submit(conn: Connection, client: FTS3Client, cycle_id: int, shard: int, step_run: int) -> Summary:
-    return submit(conn, client, cycle_id=cycle_id, shard=shard, step_run=step_run)
+    return submit(conn, Clients({"fts": client}), cycle_id=cycle_id, shard=shard, step_run=step_run)
 
 
 def one_watch(conn: Connection, client: FTS3Client, name: str) -> None:
     """Ask once, and apply what is staged."""
+    contact(conn, client, fts_server="fts", now=datetime.now(UTC))
     sense_once(conn, client, now=datetime.now(UTC))
     if staged_reports(conn):
         actor = Actor("update_catalogue", name, "stageout_sense", name)
@@ -91,7 +93,7 @@ def one_watch(conn: Connection, client: FTS3Client, name: str) -> None:
 def one_reconcile(conn: Connection, client: FTS3Client, name: str) -> None:
     """Mend what there is to mend."""
     actor = Actor("repair", name, "stageout_reconcile", name)
-    recorded(conn, actor, lambda number: repair(conn, client, fts_server="fts", step_run=number))
+    recorded(conn, actor, lambda number: repair(conn, Clients({"fts": client}), step_run=number))
 
 
 WORK: dict[str, Callable[[Connection, FTS3Client, str], None]] = {

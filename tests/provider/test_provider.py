@@ -54,6 +54,7 @@ def connections(
         },
     }
     monkeypatch.setenv("AIRFLOW_CONN_FTS3_DEFAULT", json.dumps(fts))
+    monkeypatch.setenv("AIRFLOW_CONN_FTS", json.dumps(fts))
     monkeypatch.setenv("AIRFLOW_CONN_STAGEOUT_DB", catalogue_url)
     return house
 
@@ -151,7 +152,7 @@ async def _first(trigger: Any) -> Any:
 
 
 def watch(**options: Any) -> OpenFTSJobsTrigger:
-    trigger = OpenFTSJobsTrigger("stageout_db", "fts3_default", linger_s=0.0, pause_s=0.01, **options)
+    trigger = OpenFTSJobsTrigger("stageout_db", linger_s=0.0, pause_s=0.01, **options)
     trigger._task_instance = task_instance()
     return trigger
 
@@ -336,7 +337,7 @@ def test_the_last_look_finds_what_ended_meanwhile(connections: House, add: Add) 
     connections.run_cycle()
     connections.finish_at_fts()
     context: dict[str, Any] = {"ti": task_instance("update_catalogue")}
-    assert cycle.update_catalogue(context, fts_conn_id="fts3_default")["done"] == 1
+    assert cycle.update_catalogue(context)["done"] == 1
     assert states(connections.conn) == {"DONE": 1}
 
 
@@ -348,4 +349,4 @@ def test_the_last_look_is_no_condition(connections: House, add: Add) -> None:
     connections.set_faults(api=[{"action": "status", "status": 503, "body": "<html>", "path": "/jobs/.*"}])
     connections.conn.execute("UPDATE fts_job SET next_poll_at = now()")
     context: dict[str, Any] = {"ti": task_instance("update_catalogue")}
-    assert cycle.update_catalogue(context, fts_conn_id="fts3_default")["done"] == 1
+    assert cycle.update_catalogue(context)["done"] == 1

@@ -29,11 +29,11 @@ LONG_AGO = "now() - interval '20 minutes'"
 
 def looked(house: House) -> dict[str, int]:
     """What `check` finds, but for what there is none of."""
-    return _found(check(house.conn, house.client, fts_server="fts", step_run=house.step).counts)
+    return _found(check(house.conn, house.clients, step_run=house.step).counts)
 
 
 def mended(house: House, **options: Any) -> dict[str, int]:
-    return _found(repair(house.conn, house.client, fts_server="fts", step_run=house.step, **options).counts)
+    return _found(repair(house.conn, house.clients, step_run=house.step, **options).counts)
 
 
 def _found(counts: dict[str, int]) -> dict[str, int]:
@@ -41,7 +41,7 @@ def _found(counts: dict[str, int]) -> dict[str, int]:
 
 
 def judged(house: House) -> None:
-    verdict(house.conn, house.client, fts_server="fts", step_run=house.step)
+    verdict(house.conn, house.clients, step_run=house.step)
 
 
 def snapshot(conn: Connection) -> list[Any]:
@@ -90,7 +90,7 @@ def test_in_a_healthy_system_every_count_is_zero(house: House, add: Add) -> None
     house.finish_at_fts()
     house.sense()
     house.update()
-    summary = check(house.conn, house.client, fts_server="fts", step_run=house.step)
+    summary = check(house.conn, house.clients, step_run=house.step)
     assert summary.counts == NOTHING
     assert summary.sentence == "Everything has its next step"
     judged(house)
@@ -264,7 +264,7 @@ def test_a_step_that_never_reported_back_is_closed(house: House) -> None:
 def test_a_silent_fts_stops_no_other_repair(planned: House) -> None:
     planned.conn.execute("UPDATE fts_job SET open_files = 7")
     planned.set_faults(api=[{"action": "status", "status": 503, "path": "/jobs"}])
-    summary = repair(planned.conn, planned.client, fts_server="fts", step_run=planned.step)
+    summary = repair(planned.conn, planned.clients, step_run=planned.step)
     assert _found(summary.counts) == {"recounted_jobs": 1}
     assert "FTS was not heard" in summary.sentence
     assert states(planned.conn) == {"ACQUIRED": 2}, "nothing is decided on a guess"
@@ -329,7 +329,7 @@ def test_two_at_once_mend_everything_once(house: House, add: Add, catalogue_url:
     def one(_: int) -> int:
         with connect(catalogue_url) as conn:
             together.wait(timeout=30)
-            return repair(conn, house.client, fts_server="fts", step_run=house.step).counts["freed_files"]
+            return repair(conn, house.clients, step_run=house.step).counts["freed_files"]
 
     def cycle(_: int) -> int:
         with connect(catalogue_url) as conn:

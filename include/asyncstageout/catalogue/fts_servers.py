@@ -115,6 +115,12 @@ def note_contact(
     )
 
 
+def last_contact(conn: Connection, name: str) -> datetime | None:
+    """Return when somebody last tried to reach a server."""
+    row = conn.execute("SELECT checked_at FROM fts_server_health WHERE name = %s", (name,)).fetchone()
+    return row[0] if row else None
+
+
 def add_server(
     conn: Connection,
     name: str,

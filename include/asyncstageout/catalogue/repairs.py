@@ -192,7 +192,7 @@ def planned_sids(conn: Connection) -> list[UUID]:
     return [sid for (sid,) in conn.execute("SELECT sid FROM fts_job WHERE state = 'PLANNED'")]
 
 
-def planned_identities(conn: Connection, fts_server: str) -> list[tuple[UUID, str]]:
+def planned(conn: Connection, fts_server: str) -> list[tuple[UUID, str]]:
     """Return a server's jobs that it has not confirmed, and in whose name they are submitted."""
     rows = conn.execute(
         "SELECT sid, identity FROM fts_job WHERE state = 'PLANNED' AND fts_server = %s", (fts_server,)

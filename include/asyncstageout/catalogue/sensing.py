@@ -171,6 +171,26 @@ def servers_with_open_jobs(conn: Connection) -> dict[str, int]:
     return dict(rows.fetchall())
 
 
+def servers_to_watch(conn: Connection) -> list[str]:
+    """Return the servers that are contacted: all but those that are down, and whoever else has open jobs."""
+    rows = conn.execute(
+        "SELECT name FROM fts_server WHERE state <> 'down' UNION"
+        " SELECT fts_server FROM fts_job j WHERE state = 'SUBMITTED'"
+        " AND NOT EXISTS (SELECT FROM fts_server s WHERE s.name = j.fts_server) ORDER BY 1"
+    )
+    return [name for (name,) in rows]
+
+
+def failed_lately(conn: Connection, task_id: str, within_s: float) -> bool:
+    """Say whether a task of this name has ended red within this time."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM step_run WHERE task_id = %s AND outcome = 'failed'"
+        " AND started_at > now() - make_interval(secs => %s))",
+        (task_id, within_s),
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def missing_jobs(conn: Connection, asked_since: datetime, fts_server: str | None = None) -> tuple[int, int]:
     """Return of a server's open jobs asked about since: how many it does not know, and how many they are."""
     row = conn.execute(
@@ -204,6 +224,15 @@ def files_by_destination(conn: Connection, sids: Sequence[UUID]) -> dict[tuple[U
         (sid, naming.destination(FileNames(*names), lfn, username, destination)): transfer_id
         for sid, transfer_id, lfn, username, destination, *names in rows
     }
+
+
+def largest_accepted(conn: Connection, cycle_id: int, shard: int) -> tuple[str, UUID] | None:
+    """Return the server and FTS job id of the largest job of a shard; None if FTS has none of it."""
+    return conn.execute(
+        "SELECT fts_server, job_id FROM fts_job WHERE cycle_id = %s AND shard = %s AND job_id IS NOT NULL"
+        " ORDER BY cardinality(transfer_ids) DESC, sid LIMIT 1",
+        (cycle_id, shard),
+    ).fetchone()
 
 
 def open_job_count(conn: Connection) -> int:

@@ -9,8 +9,9 @@ poster. Why no other run can have told FTS about a released job, with runs A (th
 - B marks after A released: the job is not PLANNED any more, is not given to B, and B does not POST it.
 - B marked before A: then A did not find the place empty and is not the owner.
 
-Both are single statements on the job's row, so one comes after the other. A run that dies between mark and
-POST leaves the job in doubt: its server is asked (steps.reconcile, or the same POST again).
+Both are single statements on the job's row, so one comes after the other. To take its mark back, an owner
+does the same as to release. A run that dies between mark and POST leaves the job in doubt: its server is
+asked (steps.reconcile, or the same POST again).
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ def mark(conn: Connection, sids: Sequence[UUID], step_run: int) -> dict[UUID, bo
     these may be POSTed.
     """
     return dict(conn.execute(_MARK, {"sids": list(sids), "step_run": step_run}).fetchall())
+
+
+def unmark(conn: Connection, sids: Sequence[UUID], step_run: int) -> None:
+    """Leave jobs of which no byte has reached FTS as they were found: whoever comes next may own them.
+
+    Args:
+        sids: jobs that this step run owns.
+    """
+    conn.execute(
+        "UPDATE fts_job SET poster = NULL WHERE sid = ANY(%s) AND state = 'PLANNED' AND poster = %s",
+        (list(sids), step_run),
+    )
 
 
 def release_unsent(

@@ -14,13 +14,13 @@ from asyncstageout.catalogue.cycles import Cycle, open_cycle
 from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.http import Patience
 from asyncstageout.core.planning import Shard
-from asyncstageout.provider.hooks import FTSHook
-from asyncstageout.provider.running import cycle_params, run_step
+from asyncstageout.provider.fts_clients import HookClients
+from asyncstageout.provider.running import catalogue, cycle_params, run_step
 from asyncstageout.steps import reconcile
 from asyncstageout.steps.collect import collect as collect_step
 from asyncstageout.steps.group import group as group_step
 from asyncstageout.steps.recording import Summary
-from asyncstageout.steps.sense import sense_once
+from asyncstageout.steps.sense import look_everywhere
 from asyncstageout.steps.summarise import summarise as summarise_step
 from asyncstageout.steps.update_catalogue import update_catalogue as update_catalogue_step
 
@@ -49,7 +49,7 @@ def collect(context: Context) -> XCom:
     return summary.as_xcom() if summary.counts.get("links", 1) or summary.counts["adopted_jobs"] else {}
 
 
-def group(context: Context, *, fts_server: str) -> list[XCom]:
+def group(context: Context) -> list[XCom]:
     """Return what each submit task is given (Airflow maps over nothing else); the summary is beside it."""
     shards: list[XCom] = []
 
@@ -67,45 +67,44 @@ def summarise(context: Context) -> XCom:
     return run_step(context, lambda conn, _: summarise_step(conn, _cycle(conn, context))).as_xcom()
 
 
-def update_catalogue(context: Context, *, fts_conn_id: str) -> XCom:
-    """Look at FTS once more and apply: what ended while this task was started waits no further run."""
+def update_catalogue(context: Context) -> XCom:
+    """Look at all servers once more and apply: what ended while this task started waits no further run."""
 
     def step(conn: Connection, step_run: int) -> Summary:
-        _last_look(conn, fts_conn_id)
+        _last_look(conn)
         return update_catalogue_step(conn, now=datetime.now(UTC), step_run=step_run)
 
     return run_step(context, step).as_xcom()
 
 
-def _last_look(conn: Connection, fts_conn_id: str) -> None:
-    try:
-        with FTSHook(fts_conn_id).get_conn(patience=LAST_LOOK) as client:
-            sense_once(conn, client, now=datetime.now(UTC))
-    except FTSError as error:
-        logger.warning("%s; what was staged before is applied", error)
+def _last_look(conn: Connection) -> None:
+    with HookClients.of(conn, patience=LAST_LOOK) as clients:
+        for name, said in look_everywhere(conn, clients, catalogue, now=datetime.now(UTC)).items():
+            if isinstance(said, FTSError):
+                logger.warning("%s: %s; what was staged before is applied", name, said)
 
 
-def check(context: Context, *, fts_server: str) -> XCom:
+def check(context: Context) -> XCom:
     """Return what is wrong, or nothing at all: then the rest of the run is skipped."""
-    summary = _reconciled(context, reconcile.check, fts_server)
+    summary = _reconciled(context, reconcile.check)
     return summary.as_xcom() if any(summary.counts.values()) else {}
 
 
-def repair(context: Context, *, fts_server: str) -> XCom:
+def repair(context: Context) -> XCom:
     dry_run = bool(context["params"]["dry_run"])
-    return _reconciled(context, partial(reconcile.repair, dry_run=dry_run), fts_server).as_xcom()
+    return _reconciled(context, partial(reconcile.repair, dry_run=dry_run)).as_xcom()
 
 
-def verdict(context: Context, *, fts_server: str) -> XCom:
-    return _reconciled(context, reconcile.verdict, fts_server).as_xcom()
+def verdict(context: Context) -> XCom:
+    return _reconciled(context, reconcile.verdict).as_xcom()
 
 
-def _reconciled(context: Context, step: Callable[..., Summary], fts_server: str) -> Summary:
-    with FTSHook(fts_server).get_conn() as client:
-        return run_step(
-            context,
-            lambda conn, step_run: step(conn, client, fts_server=fts_server, step_run=step_run),
-        )
+def _reconciled(context: Context, step: Callable[..., Summary]) -> Summary:
+    def body(conn: Connection, step_run: int) -> Summary:
+        with HookClients.of(conn) as clients:
+            return step(conn, clients, step_run=step_run)
+
+    return run_step(context, body)
 
 
 def _cycle(conn: Connection, context: Context) -> Cycle:

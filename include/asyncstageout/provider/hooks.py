@@ -8,9 +8,11 @@ from uuid import UUID
 
 from airflow.sdk import BaseHook
 
+from asyncstageout.clients.credentials.model import Credential
 from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.clients.http import Access, Patience, new_session
+from asyncstageout.clients.tls import Revocation
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -58,21 +60,45 @@ class FTSHook(BaseHook):
             raise ValueError(f"connection {self.fts_conn_id} has no host; set it to the FTS3 server's name")
         return f"{conn.schema or 'https'}://{conn.host}:{conn.port or REST_PORT}"
 
-    def get_conn(self, *, pool_size: int = 10, patience: Patience | None = None) -> FTS3Client:
-        """Return a client; close it after use (it is a context manager)."""
+    def get_conn(
+        self,
+        *,
+        pool_size: int = 10,
+        patience: Patience | None = None,
+        credential: Credential | None = None,
+        vo: str | None = None,
+    ) -> FTS3Client:
+        """Return a client; close it after use (it is a context manager).
+
+        :param credential: whose the client is; None: the connection's own.
+        :param vo: as FTS sees it; None: the connection's, else asked from FTS.
+        """
+        return FTS3Client(
+            self.endpoint,
+            new_session(self._access(credential), pool_size=pool_size),
+            vo=vo or self.connection.extra_dejson.get("vo") or None,
+            patience=patience,
+        )
+
+    def _access(self, credential: Credential | None) -> Access:
         extra = self.connection.extra_dejson
+        ca: str | None = extra.get("ca_file") or None
+        crl: Revocation = extra.get("crl") or ""
+        if credential is not None:
+            return Access(
+                ca=ca,
+                crl=crl,
+                cert_file=credential.cert_file,
+                key_file=credential.key_file,
+                bearer=credential.bearer,
+            )
         token = self.connection.password
-        access = Access(
-            ca=extra.get("ca_file") or None,
+        return Access(
+            ca=ca,
+            crl=crl,
             cert_file=extra.get("cert_file") or None,
             key_file=extra.get("key_file") or None,
             bearer=(lambda: token) if token else None,
-        )
-        return FTS3Client(
-            self.endpoint,
-            new_session(access, pool_size=pool_size),
-            vo=extra.get("vo") or None,
-            patience=patience,
         )
 
     def monitor_url(self, job_id: UUID | str) -> str:

@@ -7,11 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from airflow.sdk import BaseOperator
+from psycopg import Connection
 
-from asyncstageout.core.fts_ids import deterministic_job_id
+from asyncstageout.catalogue.sensing import largest_accepted
+from asyncstageout.provider.fts_clients import HookClients
 from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.links import FTSMonitorLink
 from asyncstageout.provider.running import CATALOGUE_CONN_ID, run_step
+from asyncstageout.steps.recording import Summary
 from asyncstageout.steps.submit import THREADS, submit
 
 
@@ -21,9 +24,10 @@ class SubmitFTSJobsOperator(BaseOperator):
     Running it again, clearing it, or running it twice at the same moment submits nothing twice.
 
     :param shard: ``{"cycle_id", "shard", "label", "largest"}`` as the task ``group`` gives it.
-    :param fts_conn_id: connection of type ``fts3``.
+    Each job goes to its own FTS server, by the Airflow connection of the server's name.
+
     :param catalogue_conn_id: connection of type ``postgres``.
-    :param threads: POSTs under way at once.
+    :param threads: POSTs under way at once, at all servers.
     """
 
     template_fields = ("shard",)
@@ -34,35 +38,38 @@ class SubmitFTSJobsOperator(BaseOperator):
         self,
         *,
         shard: dict[str, Any],
-        fts_conn_id: str = FTSHook.default_conn_name,
         catalogue_conn_id: str = CATALOGUE_CONN_ID,
         threads: int = THREADS,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.shard = shard
-        self.fts_conn_id = fts_conn_id
         self.catalogue_conn_id = catalogue_conn_id
         self.threads = threads
         self.fts_monitor_url: str | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
         context["shard_label"] = self.shard["label"]
-        hook = FTSHook(self.fts_conn_id)
-        with hook.get_conn(pool_size=self.threads) as client:
-            summary = run_step(
-                context,
-                lambda conn, step_run: submit(
+        largest: tuple[str, UUID] | None = None
+
+        def step(conn: Connection, step_run: int) -> Summary:
+            nonlocal largest
+            with HookClients.of(conn, pool_size=self.threads) as clients:
+                summary = submit(
                     conn,
-                    client,
+                    clients,
                     cycle_id=self.shard["cycle_id"],
                     shard=self.shard["shard"],
                     step_run=step_run,
                     threads=self.threads,
-                ),
-                self.catalogue_conn_id,
-            )
-            self.fts_monitor_url = hook.monitor_url(deterministic_job_id(client.vo, self.shard["largest"]))
+                )
+            largest = largest_accepted(conn, self.shard["cycle_id"], self.shard["shard"])
+            return summary
+
+        summary = run_step(context, step, self.catalogue_conn_id)
+        if largest is not None:
+            server, job_id = largest
+            self.fts_monitor_url = FTSHook(server).monitor_url(job_id)
         return summary.as_xcom()
 
 

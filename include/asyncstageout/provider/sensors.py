@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from airflow.sdk import BaseSensorOperator
 from airflow.triggers.base import StartTriggerArgs
 
 from asyncstageout.catalogue.sensing import staged_reports
-from asyncstageout.provider.hooks import FTSHook
+from asyncstageout.provider.fts_clients import HookClients
 from asyncstageout.provider.running import CATALOGUE_CONN_ID, catalogue
-from asyncstageout.steps.sense import sense_once
+from asyncstageout.steps.sense import look_everywhere
 
 TRIGGER = "asyncstageout.provider.triggers.OpenFTSJobsTrigger"
 
 
 class OpenFTSJobsSensor(BaseSensorOperator):
-    """Wait until files of open FTS jobs have ended, and stage what FTS said about them.
+    """Wait until files of open FTS jobs have ended, at any FTS server, and stage what was said about them.
 
     Deferrable from the start: it lives in the triggerer alone (a tenth of a worker task's cost) and ends
     there. With ``deferrable=False`` it pokes from a worker.
 
     :param catalogue_conn_id: connection of type ``postgres``.
-    :param fts_conn_id: connection of type ``fts3``.
     :param shift_s: longest time of one watch.
     :param linger_s: how long the first news wait for others.
     """
@@ -36,7 +36,6 @@ class OpenFTSJobsSensor(BaseSensorOperator):
         self,
         *,
         catalogue_conn_id: str = CATALOGUE_CONN_ID,
-        fts_conn_id: str = FTSHook.default_conn_name,
         shift_s: float = 120.0,
         linger_s: float = 1.0,
         deferrable: bool = True,
@@ -44,13 +43,11 @@ class OpenFTSJobsSensor(BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.catalogue_conn_id = catalogue_conn_id
-        self.fts_conn_id = fts_conn_id
         self.start_from_trigger = deferrable
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls=TRIGGER,
             trigger_kwargs={
                 "catalogue_conn_id": catalogue_conn_id,
-                "fts_conn_id": fts_conn_id,
                 "shift_s": shift_s,
                 "linger_s": linger_s,
             },
@@ -60,8 +57,9 @@ class OpenFTSJobsSensor(BaseSensorOperator):
         )
 
     def poke(self, context: Any) -> bool:  # noqa: ARG002 - Airflow's signature
-        with catalogue(self.catalogue_conn_id) as conn, FTSHook(self.fts_conn_id).get_conn() as client:
-            sense_once(conn, client, now=datetime.now(UTC))
+        open_catalogue = partial(catalogue, self.catalogue_conn_id)
+        with open_catalogue() as conn, HookClients.of(conn) as clients:
+            look_everywhere(conn, clients, open_catalogue, now=datetime.now(UTC))
             return staged_reports(conn) > 0
 
     def execute_complete(self, context: Any, event: Any) -> Any:  # noqa: ARG002 - Airflow's signature

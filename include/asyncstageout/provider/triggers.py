@@ -7,13 +7,18 @@ catalogue when they start, since a triggerer may die at any moment and another o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import psycopg
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import (
     BaseEventTrigger,
     BaseTrigger,
@@ -25,22 +30,28 @@ from psycopg import AsyncConnection, Connection
 
 from asyncstageout.catalogue.bell import PENDING_CHANNEL
 from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.fts_servers import servers
 from asyncstageout.catalogue.lookup import next_due
-from asyncstageout.catalogue.sensing import staged_reports
+from asyncstageout.catalogue.sensing import (
+    failed_lately,
+    servers_to_watch,
+    servers_with_open_jobs,
+    staged_reports,
+)
 from asyncstageout.catalogue.step_runs import end_step, start_step
-from asyncstageout.clients.errors import FTSError
-from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.clients.http import Patience
-from asyncstageout.clients.messages import MessageFeed
-from asyncstageout.core.polling import Allowance
-from asyncstageout.provider.hooks import FTSHook
+from asyncstageout.provider.fts_clients import open_client
 from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.running import actor_of
-from asyncstageout.steps.notices import heed
-from asyncstageout.steps.sense import Round, sense_once, sentence
+from asyncstageout.steps.recording import files
+from asyncstageout.steps.sense import sentence
+from asyncstageout.steps.watching import ServerWatch
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = Patience(tries=1, read_s=30)
 LONGEST_PAUSE_S = 30.0
+STAGED_LOOK_S = 5.0
 LISTEN_S = 30.0
 """How long a listener trusts its connection before it looks at the queue itself."""
 
@@ -52,13 +63,13 @@ async def catalogue_url(conn_id: str) -> str:
 
 
 class OpenFTSJobsTrigger(BaseTrigger):
-    """Watches every FTS job with open files, and ends its task when there is something to apply.
+    """Watches every FTS job with open files, at all servers; ends its task when there is something to apply.
 
     One shift lasts until news came and ``linger_s`` passed (so that news of the same moment are applied
-    together), or until ``shift_s`` is over.
+    together), or until ``shift_s`` is over. Each server is watched in a thread of its own, which nobody waits
+    for when the shift ends.
 
     :param catalogue_conn_id: connection of type ``postgres``.
-    :param fts_conn_id: connection of type ``fts3``.
     :param shift_s: longest time of one watch; ends a silent watch, so that a run never lasts for ever.
     :param linger_s: how long the first news wait for others.
     :param pause_s: between two looks at which jobs are due.
@@ -67,14 +78,12 @@ class OpenFTSJobsTrigger(BaseTrigger):
     def __init__(
         self,
         catalogue_conn_id: str,
-        fts_conn_id: str,
         shift_s: float = 120.0,
         linger_s: float = 1.0,
         pause_s: float = 0.5,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.catalogue_conn_id = catalogue_conn_id
-        self.fts_conn_id = fts_conn_id
         self.shift_s = shift_s
         self.linger_s = linger_s
         self.pause_s = pause_s
@@ -84,7 +93,6 @@ class OpenFTSJobsTrigger(BaseTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "catalogue_conn_id": self.catalogue_conn_id,
-                "fts_conn_id": self.fts_conn_id,
                 "shift_s": self.shift_s,
                 "linger_s": self.linger_s,
                 "pause_s": self.pause_s,
@@ -93,73 +101,126 @@ class OpenFTSJobsTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         url = await catalogue_url(self.catalogue_conn_id)
-        connection = await BaseHook.aget_connection(self.fts_conn_id)
-        feed = feed_of(connection)
-        hook = FTSHook(self.fts_conn_id, connection=connection)
-        # Patience is the shift's: a question that fails is asked again by the next round.
-        with hook.get_conn(patience=PATIENCE) as client:
-            conn = await asyncio.to_thread(connect, url, "stageout_sense")
-            try:
-                yield await self._watch(conn, client, feed)
-            finally:
-                await asyncio.to_thread(conn.close)
+        conn = await asyncio.to_thread(connect, url, "stageout_sense")
+        try:
+            yield await self._watch(conn, url)
+        finally:
+            await asyncio.to_thread(conn.close)
 
-    async def _watch(self, conn: Connection, client: FTS3Client, feed: MessageFeed | None) -> TriggerEvent:
-        step_run = await asyncio.to_thread(start_step, conn, actor_of(self.task_instance))
-        rounds, problem = await self._shift(conn, client, feed)
+    async def _watch(self, conn: Connection, url: str) -> TriggerEvent:
+        actor = actor_of(self.task_instance)
+        step_run = await asyncio.to_thread(start_step, conn, actor)
+        names = await asyncio.to_thread(servers_to_watch, conn)
+        said = asyncio.Event()
+        watches = [await self._server_watch(name, url, said) for name in names]
+        is_cut_short = await self._shift(conn, watches, said)
+        rounds = [one for watch in watches for one in watch.rounds]
+        silent = await asyncio.to_thread(self._silent, conn, watches, actor.task_id, is_cut_short)
         text = sentence(rounds)
+        if silent:
+            # An operator should see red; what the others said is applied all the same.
+            text = "; ".join([*silent, text])
         counts = {"questions": sum(one.jobs for one in rounds), "news": sum(one.news for one in rounds)}
-        outcome = "success"
-        if problem is not None and not any(one.jobs or one.news for one in rounds):
-            # Not one answer in a whole shift: an operator should see red.
-            outcome, text = "failed", f"FTS gave no answer for {self.shift_s:.0f} s: {problem}"
+        outcome = "failed" if silent else "success"
         await asyncio.to_thread(end_step, conn, step_run, outcome=outcome, sentence=text, counts=counts)
         self.log.info("%s", text)
         xcoms: dict[str, Any] = {"return_value": {"sentence": text, **counts}}
-        return TaskSuccessEvent(xcoms=xcoms) if outcome == "success" else TaskFailedEvent(xcoms=xcoms)
+        return TaskFailedEvent(xcoms=xcoms) if silent else TaskSuccessEvent(xcoms=xcoms)
 
-    async def _shift(
-        self, conn: Connection, client: FTS3Client, feed: MessageFeed | None
-    ) -> tuple[list[Round], FTSError | None]:
-        """Ask, rest, ask again; return the rounds with answers, and the last problem if it stayed."""
-        started = monotonic()
+    async def _server_watch(self, name: str, url: str, said: asyncio.Event) -> ServerWatch:
+        loop = asyncio.get_running_loop()
+        try:
+            connection = await BaseHook.aget_connection(name)
+        except AirflowNotFoundException:
+            connection = None  # the watch says so
+        return ServerWatch(
+            name,
+            lambda: connect(url, f"stageout_sense {name}"),
+            # Patience is the shift's: a question that fails is asked again by the next round.
+            lambda: open_client(name, connection=connection, patience=PATIENCE),
+            feed=feed_of(connection) if connection else None,
+            pause_s=self.pause_s,
+            on_round=partial(_tell, loop, said),
+        )
+
+    async def _shift(self, conn: Connection, watches: list[ServerWatch], said: asyncio.Event) -> bool:
+        """Have the servers watched until there is news (True), or nothing was new for the whole shift."""
+        loop = asyncio.get_running_loop()
+        # Not the loop's own threads: silent servers would hold them all, and other triggers need them.
+        pool = ThreadPoolExecutor(max(1, len(watches)), thread_name_prefix="sense")
+        running = [loop.run_in_executor(pool, watch.run) for watch in watches]
+        try:
+            return await self._until_news(conn, watches, running, said)
+        finally:
+            for watch in watches:
+                watch.stop()
+            pool.shutdown(wait=False)
+            for future in running:
+                # Whoever is in the middle of a question ends it, with nobody to listen.
+                future.add_done_callback(_forget)
+
+    async def _until_news(
+        self,
+        conn: Connection,
+        watches: list[ServerWatch],
+        running: list[asyncio.Future[None]],
+        said: asyncio.Event,
+    ) -> bool:
         # What an earlier run staged and could not apply is news too.
-        staged = await asyncio.to_thread(staged_reports, conn)
-        end = started + (self.linger_s if staged else self.shift_s)
-        rounds: list[Round] = []
-        problem: FTSError | None = None
-        pause_s, allowance = self.pause_s, Allowance()
+        has_news = bool(await asyncio.to_thread(staged_reports, conn))
+        looked_at = monotonic()
+        end = looked_at + (self.linger_s if has_news else self.shift_s)
         while True:
-            try:
-                one = await asyncio.to_thread(_round, conn, client, feed, allowance)
-            except FTSError as error:
-                problem, pause_s = error, min(2 * pause_s, LONGEST_PAUSE_S)
-                self.log.warning("%s; asking again in %.0f s", error, pause_s)
-            else:
-                pause_s = self.pause_s
-                problem = None if one.jobs else problem
-                rounds.append(one)
-                if one.news:
-                    end = min(end, monotonic() + self.linger_s)
-            if monotonic() >= end:
-                return rounds, problem
-            await _rest(feed, max(0.0, min(pause_s, end - monotonic())))
+            for future in running:
+                if future.done():
+                    future.result()
+            news = any(one.news for watch in watches for one in watch.rounds)
+            if monotonic() - looked_at >= STAGED_LOOK_S:
+                # A round for whose end an earlier shift did not wait.
+                looked_at = monotonic()
+                news = news or bool(await asyncio.to_thread(staged_reports, conn))
+            if news and not has_news:
+                has_news, end = True, min(end, monotonic() + self.linger_s)
+            left_s = end - monotonic()
+            if left_s <= 0 and (has_news or all(watch.has_reported for watch in watches)):
+                return has_news
+            said.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    said.wait(), min(left_s, STAGED_LOOK_S) if left_s > 0 else STAGED_LOOK_S
+                )
+
+    def _silent(
+        self, conn: Connection, watches: list[ServerWatch], task_id: str, is_cut_short: bool
+    ) -> list[str]:
+        """Name the servers that gave no answer for as long as a shift while files are at them."""
+        problems = {watch.fts_server: str(watch.problem) for watch in watches if watch.is_silent}
+        if is_cut_short:
+            # Others had news: what was known before counts, and that is said once in a shift's time.
+            if failed_lately(conn, task_id, self.shift_s):
+                return []
+            long_ago = datetime.now(UTC) - timedelta(seconds=self.shift_s)
+            problems = {
+                server.name: server.problem or ""
+                for server in servers(conn)
+                if server.failing_since and server.failing_since < long_ago
+            }
+        open_files = servers_with_open_jobs(conn)
+        return [
+            f"{name} gave no answer for {self.shift_s:.0f} s, {files(open_files[name])} are there: {problem}"
+            for name, problem in problems.items()
+            if name in open_files
+        ]
 
 
-def _round(conn: Connection, client: FTS3Client, feed: MessageFeed | None, allowance: Allowance) -> Round:
-    """Take in what messages say; if that is no news, ask about what is due."""
-    now = datetime.now(UTC)
-    if feed and (heard := heed(conn, feed.take(), now=now)):
-        return Round(0, heard)
-    return sense_once(conn, client, now=now, allowance=allowance)
+def _tell(loop: asyncio.AbstractEventLoop, said: asyncio.Event, _: object) -> None:
+    with suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(said.set)
 
 
-async def _rest(feed: MessageFeed | None, seconds: float) -> None:
-    """Pause until the time is over or a message comes."""
-    if feed is None:
-        await asyncio.sleep(seconds)
-    else:
-        await asyncio.to_thread(feed.wait, seconds)
+def _forget(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and future.exception():
+        logger.info("the end of a watch: %s", future.exception())
 
 
 class PendingFilesTrigger(BaseEventTrigger):

@@ -6,8 +6,9 @@ To look is to mend and to take everything back, so that what is found and what i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
@@ -16,13 +17,17 @@ from psycopg import Connection
 
 from asyncstageout.catalogue import repairs
 from asyncstageout.catalogue.bell import ring
+from asyncstageout.catalogue.fts_servers import installation_id, servers
 from asyncstageout.catalogue.jobs import close_refused, record_accepted
 from asyncstageout.catalogue.repairs import InDoubt
+from asyncstageout.clients.credentials.model import CredentialProblem
 from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.core.fts import JobMissing
 from asyncstageout.core.fts_ids import deterministic_job_id
+from asyncstageout.core.identities import SERVICE, Identity
 from asyncstageout.steps.crashpoints import reached
+from asyncstageout.steps.door import ISSUER, FTSClients
 from asyncstageout.steps.recording import Summary
 
 logger = logging.getLogger(__name__)
@@ -31,20 +36,34 @@ IN_DOUBT_S = 60.0
 """As long as ``collect`` leaves a planned job to its own cycle."""
 NEWEST_AT_FTS = 500
 """FTS lists no more; the oldest of more unfinished jobs are looked at when there are fewer."""
-ISSUER = "ASO"
 NAMED = 20
+THREADS = 8
+"""Servers asked at once; a silent one takes a while."""
+
+
+@dataclass(slots=True)
+class Sightings:
+    """What FTS servers say about jobs in doubt, and which jobs of ours they have that the catalogue lacks."""
+
+    there: list[tuple[UUID, UUID]] = field(default_factory=list)
+    """(sid, FTS job id) of jobs in doubt that FTS has."""
+    absent: list[InDoubt] = field(default_factory=list)
+    unknown: list[UUID] = field(default_factory=list)
+    silences: list[str] = field(default_factory=list)
+    """Why a server gave no answer; then nothing is known of its jobs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sightings:
-    """What FTS says about jobs in doubt, and which jobs of ours it has that the catalogue does not know."""
+class _Heard:
+    """What one server says."""
 
-    there: tuple[tuple[UUID, UUID], ...] = ()
-    """(sid, FTS job id) of jobs in doubt that FTS has."""
-    absent: tuple[InDoubt, ...] = ()
-    unknown: tuple[UUID, ...] = ()
-    silence: str | None = None
-    """Why FTS gave no answer; then nothing is known of the others."""
+    server: str
+    vo_of: Mapping[str, str]
+    """The VO that it sees in each identity, on which its job ids hang; not of one without a credential."""
+    there: list[tuple[UUID, UUID]]
+    absent: list[InDoubt]
+    ours: list[UUID]
+    """Jobs that somebody submitted for this installation."""
 
 
 class Kind(NamedTuple):
@@ -77,8 +96,8 @@ class Findings:
     """How much of each kind there was, and what of it cannot be counted."""
 
     counts: Mapping[str, int]
-    unknown: tuple[UUID, ...] = ()
-    silence: str | None = None
+    unknown: Sequence[UUID] = ()
+    silences: Sequence[str] = ()
 
     def say(self, kinds: tuple[Kind, ...]) -> str:
         return "; ".join(
@@ -98,51 +117,47 @@ class NeedsAPerson(Exception):
         super().__init__(findings.say(FOR_A_PERSON) + (f": FTS jobs {named}" if named else ""))
 
 
-def check(conn: Connection, client: FTS3Client, *, fts_server: str, step_run: int) -> Summary:
+def check(conn: Connection, clients: FTSClients, *, step_run: int) -> Summary:
     """Say what is wrong, and change nothing. The counts are all zero in a healthy system."""
-    findings = _reconcile(conn, client, fts_server=fts_server, step_run=step_run, dry_run=True)
+    findings = _reconcile(conn, clients, step_run=step_run, dry_run=True)
     found = "; ".join(filter(None, (findings.say(MENDED), findings.say(FOR_A_PERSON))))
     return _summary(f"Found: {found}" if found else "Everything has its next step", findings)
 
 
-def repair(
-    conn: Connection, client: FTS3Client, *, fts_server: str, step_run: int, dry_run: bool = False
-) -> Summary:
+def repair(conn: Connection, clients: FTSClients, *, step_run: int, dry_run: bool = False) -> Summary:
     """Mend what can be mended; each file's move has its event, the rest is counted here.
 
     On a dry run everything is taken back.
     """
     reached("reconcile.before_repair")
-    findings = _reconcile(conn, client, fts_server=fts_server, step_run=step_run, dry_run=dry_run)
+    findings = _reconcile(conn, clients, step_run=step_run, dry_run=dry_run)
     reached("reconcile.after_repair")
     did = findings.say(MENDED) or "nothing to mend"
     return _summary(f"Would mend: {did}" if dry_run else f"Mended: {did}", findings)
 
 
-def verdict(conn: Connection, client: FTS3Client, *, fts_server: str, step_run: int) -> Summary:
+def verdict(conn: Connection, clients: FTSClients, *, step_run: int) -> Summary:
     """Look once more.
 
     Raises:
         NeedsAPerson: what is left cannot be mended here.
     """
-    findings = _reconcile(conn, client, fts_server=fts_server, step_run=step_run, dry_run=True)
+    findings = _reconcile(conn, clients, step_run=step_run, dry_run=True)
     if findings.has(FOR_A_PERSON):
         raise NeedsAPerson(findings)
     return _summary("Nothing needs a person", findings)
 
 
 def _summary(sentence: str, findings: Findings) -> Summary:
-    if findings.silence:
-        sentence += f"; FTS was not heard: {findings.silence}"
+    if findings.silences:
+        sentence += f"; FTS was not heard: {'; '.join(findings.silences)}"
     return Summary(sentence, dict(findings.counts))
 
 
-def _reconcile(
-    conn: Connection, client: FTS3Client, *, fts_server: str, step_run: int, dry_run: bool
-) -> Findings:
+def _reconcile(conn: Connection, clients: FTSClients, *, step_run: int, dry_run: bool) -> Findings:
     # FTS is asked first: no transaction is open while somebody else thinks, and a job is in the catalogue
     # before it is at FTS, so what FTS shows and the catalogue then does not know is none of its.
-    seen = _ask(conn, client, fts_server)
+    seen = _ask(conn, clients)
     with conn.transaction():
         repairs.lock_repairs(conn)
         counts = _for_a_person(conn, seen) | _mend(conn, seen, step_run)
@@ -150,32 +165,78 @@ def _reconcile(
             raise psycopg.Rollback
     for job_id in seen.unknown:
         logger.warning("FTS has job %s of ours, which the catalogue does not know", job_id)
-    return Findings(counts, seen.unknown, seen.silence)
+    return Findings(counts, seen.unknown, seen.silences)
 
 
-def _ask(conn: Connection, client: FTS3Client, fts_server: str) -> Sightings:
-    doubts = repairs.jobs_in_doubt(conn, fts_server, IN_DOUBT_S)
+def _ask(conn: Connection, clients: FTSClients) -> Sightings:
+    failing = {server.name: server for server in servers(conn) if server.failing_since}
+    installation = str(installation_id(conn))
+    seen = Sightings(silences=[server.sentence() for server in failing.values()])
+    to_ask = [
+        (name, repairs.jobs_in_doubt(conn, name, IN_DOUBT_S), {who for _, who in repairs.planned(conn, name)})
+        for name in repairs.servers_in_use(conn)
+        if name not in failing
+    ]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="reconcile") as pool:
+        answers = list(pool.map(lambda one: _ask_one(clients, *one, installation=installation), to_ask))
+    for heard in answers:
+        if isinstance(heard, FTSError):
+            seen.silences.append(str(heard))
+            continue
+        seen.there += heard.there
+        seen.absent += heard.absent
+        seen.unknown += _not_planned(heard, repairs.planned(conn, heard.server))
+    known = repairs.known_jobs(conn, seen.unknown)
+    seen.unknown = [job_id for job_id in seen.unknown if job_id not in known]
+    return seen
+
+
+def _ask_one(
+    clients: FTSClients, server: str, doubts: Sequence[InDoubt], identities: set[str], *, installation: str
+) -> _Heard | FTSError:
     try:
-        there, absent = _look_for(client, doubts)
+        client = clients.client(server, SERVICE)
+        vo_of = _vos(clients, server, identities)
+        there, absent = _look_for(client, doubts, vo_of)
         ours = [
             job.job_id
             for job in client.list_jobs(limit=NEWEST_AT_FTS)
-            if job.metadata.get("issuer") == ISSUER
+            # Another installation of the same VO has jobs that are none of our business.
+            if (job.metadata.get("issuer"), job.metadata.get("installation")) == (ISSUER, installation)
         ]
-        may_be_there = {deterministic_job_id(client.vo, str(sid)) for sid in repairs.planned_sids(conn)}
     except FTSError as error:
         # Not red here: the steps that need FTS say so, and nothing is mended on a guess.
-        logger.warning("FTS was not heard: %s", error)
-        return Sightings(silence=str(error))
-    known = repairs.known_jobs(conn, ours)
-    unknown = (job_id for job_id in ours if job_id not in may_be_there and job_id not in known)
-    return Sightings(there, absent, tuple(unknown))
+        logger.warning("%s was not heard: %s", server, error)
+        return error
+    return _Heard(server, vo_of, there, absent, ours)
+
+
+def _not_planned(heard: _Heard, planned: Sequence[tuple[UUID, str]]) -> list[UUID]:
+    """Return which of the jobs are none that this server has not confirmed yet."""
+    if any(identity not in heard.vo_of for _, identity in planned):
+        return []  # the id of one in doubt is not known: any of the jobs may be that one
+    may_be_there = {deterministic_job_id(heard.vo_of[identity], str(sid)) for sid, identity in planned}
+    return [job_id for job_id in heard.ours if job_id not in may_be_there]
+
+
+def _vos(clients: FTSClients, server: str, identities: set[str]) -> dict[str, str]:
+    vos: dict[str, str] = {}
+    for identity in identities:
+        try:
+            vos[identity] = Identity.read(identity).vo or clients.client(server, identity).vo
+        except CredentialProblem as problem:
+            logger.warning("%s", problem)
+    return vos
 
 
 def _look_for(
-    client: FTS3Client, doubts: list[InDoubt]
-) -> tuple[tuple[tuple[UUID, UUID], ...], tuple[InDoubt, ...]]:
-    ids = {deterministic_job_id(client.vo, str(job.sid)): job for job in doubts} if doubts else {}
+    client: FTS3Client, doubts: Sequence[InDoubt], vo_of: Mapping[str, str]
+) -> tuple[list[tuple[UUID, UUID]], list[InDoubt]]:
+    ids = {
+        deterministic_job_id(vo_of[job.identity], str(job.sid)): job
+        for job in doubts
+        if job.identity in vo_of
+    }
     answers = client.statuses(list(ids), with_files=False) if ids else []
     # FORBIDDEN is there too: nobody else can have this id.
     missing = {
@@ -183,8 +244,8 @@ def _look_for(
         for answer in answers
         if isinstance(answer, JobMissing) and isinstance(client.archived(answer.job_id), JobMissing)
     }
-    there = tuple((job.sid, job_id) for job_id, job in ids.items() if job_id not in missing)
-    return there, tuple(ids[job_id] for job_id in missing)
+    there = [(job.sid, job_id) for job_id, job in ids.items() if job_id not in missing]
+    return there, [ids[job_id] for job_id in missing]
 
 
 def _for_a_person(conn: Connection, seen: Sightings) -> dict[str, int]:

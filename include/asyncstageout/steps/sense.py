@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.fts_servers import note_contact, servers
 from asyncstageout.catalogue.sensing import (
     LOST,
     OpenJob,
@@ -23,11 +25,13 @@ from asyncstageout.catalogue.sensing import (
     jobs_to_poll,
     missing_jobs,
     record_polls,
+    servers_with_open_jobs,
     stage_reports,
 )
-from asyncstageout.clients.errors import FTSError
+from asyncstageout.clients.errors import FTSError, NotAuthorised, Transient, Untrusted
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.core.fts import FTSFileStatus, FTSJobStatus, JobForbidden, JobMissing
+from asyncstageout.core.identities import SERVICE
 from asyncstageout.core.outcomes import LOST_AFTER_S, Verdict, is_stuck, lost_after_s, said_most, verdict
 from asyncstageout.core.polling import (
     MISSING_INTERVAL_S,
@@ -42,6 +46,7 @@ from asyncstageout.core.polling import (
 from asyncstageout.core.states import FTS_JOB_FINAL
 from asyncstageout.steps.asking import Answers, ask_about, in_threads
 from asyncstageout.steps.crashpoints import reached
+from asyncstageout.steps.door import FTSClients
 
 logger = logging.getLogger(__name__)
 
@@ -72,19 +77,23 @@ def sense_once(
     now: datetime,
     at_most: int = JOBS_PER_ROUND,
     allowance: Allowance | None = None,
+    fts_server: str | None = None,
 ) -> Round:
     """Ask about jobs that are due, as far as the allowance goes, and stage every file that is final at FTS.
+
+    Args:
+        fts_server: whose jobs; None: all are at this one.
 
     Raises:
         FTSError: FTS said nothing that can be used.
     """
     allowance = allowance or Allowance()
-    jobs = list(_affordable(jobs_to_poll(conn, now, at_most), allowance.room(now), now))
+    jobs = list(_affordable(jobs_to_poll(conn, now, at_most, fts_server), allowance.room(now), now))
     if not jobs:
         return Round(0, 0)
     answers = ask_about(client, jobs, now)
     missing = [job for job in jobs if isinstance(answers.found.get(job.job_id), JobMissing)]
-    lost = _lost(conn, client, missing, answers, now)
+    lost = _lost(conn, client, missing, answers, now=now, fts_server=fts_server)
     allowance.spend(answers.work)
     reached("sense.after_fetch")
     # Staged before the next poll is put off: if this dies between the two, FTS is just asked again.
@@ -95,6 +104,66 @@ def sense_once(
         raise answers.problem
     still = sum(isinstance(answers.found[job.job_id], JobMissing) for job in missing) - len(lost)
     return Round(len(jobs), news, still)
+
+
+def look_at_server(
+    conn: Connection,
+    client: FTS3Client,
+    *,
+    fts_server: str,
+    now: datetime,
+    allowance: Allowance | None = None,
+) -> Round:
+    """Ask one server about its jobs, and note its silence.
+
+    Raises:
+        FTSError: it said nothing that can be used.
+    """
+    try:
+        return sense_once(conn, client, now=now, allowance=allowance, fts_server=fts_server)
+    except (Transient, Untrusted) as silence:
+        note_contact(conn, fts_server, str(silence), now)
+        raise
+
+
+def look_everywhere(
+    conn: Connection,
+    clients: FTSClients,
+    open_catalogue: Callable[[], AbstractContextManager[Connection]],
+    *,
+    now: datetime,
+) -> dict[str, Round | FTSError]:
+    """Ask all servers at once about what is due there; those that are down or failing are left out.
+
+    Args:
+        open_catalogue: gives each server's thread a connection of its own.
+    """
+
+    def look(name: str) -> Round | FTSError:
+        try:
+            client = clients.client(name, SERVICE)
+            with open_catalogue() as own:
+                return look_at_server(own, client, fts_server=name, now=now)
+        except FTSError as problem:
+            return problem
+
+    away = {server.name for server in servers(conn) if server.failing_since or server.state == "down"}
+    names = [name for name in servers_with_open_jobs(conn) if name not in away]
+    return dict(zip(names, in_threads(look, names), strict=True))
+
+
+def contact(conn: Connection, client: FTS3Client, *, fts_server: str, now: datetime) -> None:
+    """Ask a server for its version, the cheapest thing to ask for, and note whether it answered."""
+    problem = version = None
+    try:
+        version = client.version().api
+    except NotAuthorised:
+        # It is there; whom it lets in is for the submission to say.
+        pass
+    except FTSError as error:
+        problem = str(error)
+        logger.warning("%s does not answer: %s", fts_server, error)
+    note_contact(conn, fts_server, problem, now, version)
 
 
 def _affordable(jobs: Iterable[OpenJob], room: float, now: datetime) -> Iterator[OpenJob]:
@@ -111,7 +180,13 @@ def _affordable(jobs: Iterable[OpenJob], room: float, now: datetime) -> Iterator
 
 
 def _lost(
-    conn: Connection, client: FTS3Client, missing: Sequence[OpenJob], answers: Answers, now: datetime
+    conn: Connection,
+    client: FTS3Client,
+    missing: Sequence[OpenJob],
+    answers: Answers,
+    *,
+    now: datetime,
+    fts_server: str | None,
 ) -> list[OpenJob]:
     """Return the jobs that are lost for good; what the archive knows of others becomes their answer."""
     enough = timedelta(seconds=LOST_AFTER_S)
@@ -121,7 +196,7 @@ def _lost(
     gone = _not_in_archive(client, again[:ARCHIVE_LOOKS_PER_ROUND], answers)
     # Only questions since the youngest of these went missing tell whether FTS as a whole forgot.
     since = max(job.missing_at for job in again if job.missing_at)
-    unknown, asked = missing_jobs(conn, since)
+    unknown, asked = missing_jobs(conn, since, fts_server)
     patience = timedelta(seconds=lost_after_s(unknown, asked))
     lost = [job for job in gone if job.missing_at and now - job.missing_at >= patience]
     if len(lost) < len(gone):

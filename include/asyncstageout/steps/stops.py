@@ -10,10 +10,10 @@ from uuid import UUID
 from psycopg import Connection
 
 from asyncstageout.catalogue.bell import ring
-from asyncstageout.catalogue.fts_servers import note_contact
+from asyncstageout.catalogue.fts_servers import note_contact, servers
 from asyncstageout.catalogue.identity_holds import hold
 from asyncstageout.catalogue.jobs import JobToSubmit
-from asyncstageout.catalogue.unsent_jobs import release_unsent
+from asyncstageout.catalogue.unsent_jobs import release_unsent, unmark
 from asyncstageout.clients.credentials.model import CredentialProblem
 from asyncstageout.clients.delegation import CannotDelegate
 from asyncstageout.clients.errors import DelegationNeeded, FTSError, NotAuthorised, Transient, Untrusted
@@ -51,7 +51,7 @@ class _Behind:
     released: int = 0
     """Files that were given back."""
     in_doubt: int = 0
-    """Jobs that stay with their server."""
+    """Jobs that stay with their server: it may have them, or it is not given up yet."""
 
     @property
     def is_of_identity(self) -> bool:
@@ -106,9 +106,10 @@ class Stops:
                 behind[way].jobs.append(job)
         for one in behind.values():
             _keep_away(conn, one)
+        failing = {server.name for server in servers(conn) if server.failing_since}
         reached("submit.before_release")
         for one in behind.values():
-            self._release(conn, one, step_run)
+            self._settle(conn, one, step_run, goes=one.is_of_identity or one.way.server in failing)
         reached("submit.after_release")
         if any(one.released for one in behind.values() if not one.is_of_identity):
             ring(conn)
@@ -117,10 +118,15 @@ class Stops:
     def _of(self, way: Way) -> Way | None:
         return next((one for one in (way, Way(way.server, "")) if one in self._stops), None)
 
-    def _release(self, conn: Connection, one: _Behind, step_run: int) -> None:
-        free = [job.sid for job in one.jobs if job.sid in self.owned - self._delivered]
-        closed, one.released = release_unsent(conn, free, one.reason, step_run) if free else (set(), 0)
-        one.in_doubt = len(one.jobs) - len(closed)
+    def _settle(self, conn: Connection, one: _Behind, step_run: int, *, goes: bool) -> None:
+        """Release what certainly was not sent, or leave it for another try while the server may recover."""
+        unsent = [job.sid for job in one.jobs if job.sid in self.owned - self._delivered]
+        one.in_doubt = len(one.jobs)
+        if goes:
+            closed, one.released = release_unsent(conn, unsent, one.reason, step_run)
+            one.in_doubt -= len(closed)
+        else:
+            unmark(conn, unsent, step_run)
 
 
 def _may_have_arrived(problem: Stop) -> bool:
@@ -134,7 +140,8 @@ def _may_have_arrived(problem: Stop) -> bool:
 def _keep_away(conn: Connection, one: _Behind) -> None:
     """Have later cycles leave this identity, or this server, alone for a while."""
     if not one.is_of_identity:
-        note_contact(conn, one.way.server, str(one.problem), datetime.now(UTC), refused=True)
+        refused = not _may_have_arrived(one.problem)
+        note_contact(conn, one.way.server, str(one.problem), datetime.now(UTC), refused=refused)
         return
     server = "" if isinstance(one.problem, CredentialProblem) else one.way.server
     hold(conn, server, [one.way.identity], reason=str(one.problem), wait_s=HOLD_S)
@@ -156,7 +163,7 @@ def _outcome(behind: list[_Behind]) -> Outcome:
         moves = f": {files(moved)} go to another server" if moved else ""
         sentences.append(f"{names} does not answer{moves}")
     if in_doubt:
-        sentences.append(f"{in_doubt} jobs stay with their server until it answers")
+        sentences.append(f"{in_doubt} jobs wait for their server to answer")
     red = [one.problem for one in behind if one.is_red]
     # What needs a person first: trying again at once mends the others only.
     red.sort(key=lambda problem: isinstance(problem, Transient))

@@ -27,6 +27,8 @@ DISCOVERY = "/.well-known/openid-configuration"
 DISCOVERED_FOR = timedelta(hours=1)
 QUIET = timedelta(seconds=30)
 """After a failure the issuer is left alone for so long: a cycle asks for hundreds of directories."""
+BASIC = ("client_secret_basic",)
+"""How a client says its secret where the issuer does not say how (OpenID Connect Discovery, 3)."""
 MAX_TOKENS = 20_000
 """Kept at once; a token has about 1 kB."""
 MAX_SKEW = timedelta(seconds=60)
@@ -144,9 +146,7 @@ class Issuer:
         form = {"grant_type": "client_credentials", "scope": scope, self._audience_parameter: audience}
         client_id, secret = self._client.client_id, self._client.secret()
         auth: tuple[str, str] | None = None
-        if "client_secret_basic" in found.get(
-            "token_endpoint_auth_methods_supported", ["client_secret_basic"]
-        ):
+        if "client_secret_basic" in (found.get("token_endpoint_auth_methods_supported") or BASIC):
             auth = (quote_plus(client_id), quote_plus(secret))
         else:
             form |= {"client_id": client_id, "client_secret": secret}

@@ -16,7 +16,7 @@ from asyncstageout.steps import load_sites
 from asyncstageout.steps.recording import Summary
 
 CA_VARIABLE = "ASO_SITES_CA"
-"""Certificate authorities for sources behind https; unset: those of certifi. The command line reads it too."""
+"""Certificate authorities for sources behind https, for the command line too; unset: those of certifi."""
 
 Context = Mapping[str, Any]
 

@@ -6,12 +6,18 @@ from pydantic import ValidationError
 
 MAX_RULES = 2000
 """More is no description of one site."""
+MAX_DETAIL_CHARS = 400
 
 
 class BadDescription(ValueError):
     """A description cannot be used. ``line`` and ``field`` say where, as far as that can be known."""
 
     def __init__(self, detail: str, *, line: int | None = None, field: str | None = None) -> None:
+        # What strangers wrote is quoted: it must fit on a line, and into Postgres.
+        shown = "".join(
+            char if char.isprintable() else repr(char)[1:-1] for char in detail[:MAX_DETAIL_CHARS]
+        )
+        detail = shown if len(detail) <= MAX_DETAIL_CHARS else f"{shown}…"
         self.detail, self.line, self.field = detail, line, field
         where = [f"line {line}"] if line else []
         super().__init__(

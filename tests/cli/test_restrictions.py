@@ -81,7 +81,7 @@ def test_a_downtime_is_announced(aso: Aso, conn: Connection) -> None:
     said = aso(
         "downtime", BARI, "--from", "2099-11-24 08:00", "--for", "4h", "--reason", "new switch"
     ).stdout.splitlines()
-    assert said[0] == "1: site T2_IT_Bari: downtime of site T2_IT_Bari until 2099-11-24 12:00 UTC: new switch"
+    assert said[0] == "1: downtime of site T2_IT_Bari until 2099-11-24 12:00 UTC: new switch"
     assert said[1] == "It begins 2099-11-24 08:00 UTC."
     (row,) = open_restrictions(conn)
     assert (row.is_downtime, row.mode) == (True, Mode.PAUSE)

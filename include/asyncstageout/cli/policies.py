@@ -72,7 +72,7 @@ def advised() -> Iterator[None]:
         yield
     except (UnknownSetting, WrongValue) as error:
         raise Advice(
-            f"Nothing was changed: {error}.", "`docs/reference/policies.md` lists all settings."
+            f"Nothing was changed: {error}.", "`aso policy reference` tells what can be set."
         ) from error
     except UnknownSite as error:
         raise Advice(

@@ -119,7 +119,7 @@ def resume(
     if not lifted:
         raise Advice("There is nothing to lift.", "`aso restrictions` shows what there is, and its numbers.")
     for row in lifted:
-        say(f"{row.restriction_id}: {row.what()} is no longer {row.sentence()}")
+        say(f"{row.restriction_id}: lifted: {_told(row)}")
     say("Files that waited for it start at once.")
 
 
@@ -171,7 +171,7 @@ def _restrict(
             )  # fmt: skip
     except (NeverInForce, NoReason) as error:
         raise Advice(f"Nothing was changed: {error}.", "Times are UTC.") from error
-    say(f"{made.restriction_id}: {made.what()}: {made.sentence()}")
+    say(f"{made.restriction_id}: {_told(made)}")
     announced = starts_at is not None and starts_at > datetime.now(UTC)
     say(f"It begins {starts_at:%Y-%m-%d %H:%M} UTC." if announced else WHAT_IT_DOES[mode])
     say(f"Lift it with: aso resume {made.restriction_id}")
@@ -218,6 +218,10 @@ def _end(until: datetime | None, lasting: str | None, starts_at: datetime | None
     if found is None:
         raise Advice(f"{lasting!r} is no time.", "Write it as 30m, 2h or 3d.")
     return (starts_at or datetime.now(UTC)) + timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _told(row: Restriction) -> str:
+    return row.sentence() if row.is_downtime else f"{row.what()}: {row.sentence()}"
 
 
 def _state(row: Restriction, now: datetime) -> str:

@@ -139,6 +139,10 @@ def server(myproxy: MyProxy, who: str = "aso") -> MyProxyServer:
     return MyProxyServer("localhost", myproxy.port, str(mine.cert), str(mine.key), trust, timeout_s=20)
 
 
+def half_a_day_on() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=13)
+
+
 def source(myproxy: MyProxy, tmp_path: Path, who: str = "aso", **options: object) -> MyProxyCredentials:
     cache = tmp_path / "cache"
     return MyProxyCredentials(server(myproxy, who), cache, **options)  # type: ignore[arg-type]
@@ -163,7 +167,8 @@ def test_it_is_kept_and_renewed_in_time(myproxy: MyProxy, tmp_path: Path) -> Non
     assert mine.credential(ALICE) == mine.renew(ALICE, timedelta(hours=10)) == first
     assert source(myproxy, tmp_path).credential(ALICE) == first  # another process
     assert myproxy.asked == before + 1
-    again = mine.renew(ALICE, timedelta(hours=30))
+    later = source(myproxy, tmp_path, now=half_a_day_on)
+    again = later.renew(ALICE, timedelta(hours=30))
     assert myproxy.asked == before + 2
     assert again.cert_file == first.cert_file
 
@@ -195,14 +200,17 @@ def test_nobody_elses_credential(myproxy: MyProxy, tmp_path: Path) -> None:
         source(myproxy, tmp_path, subjects={"alice": "/DC=test/CN=alice"}).credential(ALICE)
 
 
-def test_what_is_renewed_stays_the_same_persons(myproxy: MyProxy, tmp_path: Path) -> None:
+def test_what_is_renewed_stays_the_same_persons(
+    myproxy: MyProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     myproxy.put(pair(myproxy.grid, "alice"), "alice")
     mine = source(myproxy, tmp_path)
     first = mine.credential(ALICE)
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").mkdir(mode=0o700)
     myproxy.put(pair(myproxy.grid, "eve"), "alice")
-    assert mine.renew(ALICE, timedelta(hours=30)) == first  # with a warning
+    assert source(myproxy, tmp_path, now=half_a_day_on).renew(ALICE, timedelta(hours=30)) == first
+    assert "not of /DC=test/CN=alice" in caplog.text
 
 
 def test_an_account_of_another_form(myproxy: MyProxy, tmp_path: Path) -> None:
@@ -276,7 +284,9 @@ def test_the_servers_certificate_is_checked(myproxy: MyProxy, tmp_path: Path, tr
         folder = tmp_path / "another"
         folder.mkdir()
         wrong = replace(wrong, trust=Trust(str(Grid.make(folder).directory())))
-    with pytest.raises(SourceSilent, match=r"not valid for 'myproxy|CA that is not among ours|signature failure"):
+    with pytest.raises(
+        SourceSilent, match=r"not valid for 'myproxy|CA that is not among ours|signature failure"
+    ):
         MyProxyCredentials(wrong, tmp_path / "cache").credential(ALICE)
 
 
@@ -321,7 +331,10 @@ def test_while_the_server_is_silent_what_is_kept_is_good(
     myproxy.put(pair(myproxy.grid, "alice"), "alice")
     kept = source(myproxy, tmp_path).credential(ALICE)
     nobody = replace(server(myproxy), port=1)
-    assert MyProxyCredentials(nobody, tmp_path / "cache").renew(ALICE, timedelta(hours=30)) == kept
+    assert (
+        MyProxyCredentials(nobody, tmp_path / "cache", now=half_a_day_on).renew(ALICE, timedelta(hours=30))
+        == kept
+    )
     assert "not renewed, and good until" in caplog.text
     later = datetime.now(UTC) + timedelta(hours=24)
     with pytest.raises(SourceSilent):

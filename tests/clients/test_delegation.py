@@ -254,7 +254,7 @@ def test_a_delegation_is_renewed_in_time(grid: Grid, tmp_path: Path, fts: Bench)
     write_proxy(tmp_path / "alice.pem", alice)
     mine = credential(tmp_path, "alice")
     with client(fts, tmp_path, mine) as asking:
-        first = keep_delegated(asking, mine, timedelta(hours=4))
+        first = keep_delegated(asking, mine, timedelta(hours=4), lifetime=TWELVE_HOURS)
         assert first.is_new
         second = keep_delegated(asking, mine, timedelta(hours=4))
         assert not second.is_new

@@ -36,7 +36,8 @@ from asyncstageout.clients.fts3 import FTS3Client
 
 logger = logging.getLogger(__name__)
 
-LIFETIME = timedelta(hours=12)
+LIFETIME = timedelta(hours=48)
+"""As CRAB does: a job may wait in FTS for hours, and must not lose its proxy there."""
 LEAST_LIFETIME = timedelta(hours=1)
 """FTS accepts no job with a proxy that ends sooner."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,6 +114,46 @@ class CredentialsHook(BaseHook):
             raise ValueError(f"{path} is not an object of username: DN")
         return subjects
 
+    def _myproxy(self) -> CredentialSource:
+        from asyncstageout.clients.credentials.myproxy import MyProxyCredentials  # noqa: PLC0415
+        from asyncstageout.clients.credentials.myproxy_protocol import PORT, MyProxyServer  # noqa: PLC0415
+        from asyncstageout.clients.tls import Trust  # noqa: PLC0415
+
+        connection, extra = self.connection, self.connection.extra_dejson
+        if not connection.host:
+            raise ValueError(
+                f"connection {self.credentials_conn_id} has no host; set it to the MyProxy server"
+            )
+        server = MyProxyServer(
+            connection.host,
+            connection.port or PORT,
+            self._need("cert_file"),
+            extra.get("key_file") or None,
+            Trust(extra.get("ca_file") or None, extra.get("crl") or ""),
+            extra.get("server_name") or None,
+        )
+        return MyProxyCredentials(
+            server,
+            Path(self._need("folder")),
+            passphrase=connection.password or "",
+            account=extra.get("account") or "{username}",
+            lifetime=timedelta(hours=float(extra.get("lifetime_h") or 168)),
+            subjects=self._subjects(),
+        )
+
+    def _oidc(self) -> CredentialSource:
+        from asyncstageout.clients.credentials.oidc_settings import OIDCSettings  # noqa: PLC0415
+
+        connection = self.connection
+        if not (connection.login and connection.password):
+            raise ValueError(
+                f"connection {self.credentials_conn_id} has no login and password: client id and secret"
+            )
+        settings = OIDCSettings.of(connection.extra_dejson)
+        return settings.credentials(connection.login, connection.password)
+
     _SOURCES: ClassVar[dict[str, Callable[[CredentialsHook], CredentialSource]]] = {
         "directory": _directory,
+        "myproxy": _myproxy,
+        "oidc": _oidc,
     }

@@ -29,6 +29,14 @@ class Credential:
     key_file: str | None = None
     """None: the key is in ``cert_file``."""
     bearer: Callable[[], str] | None = field(default=None, repr=False)
+    begins_at: datetime | None = None
+    """Since when it can be used; None: not known."""
+
+    def should_have(self, wanted: timedelta, share: float) -> timedelta:
+        """Return how much time it should have left: ``wanted``, but no more than a share of its lifetime."""
+        if self.begins_at is None:
+            return wanted
+        return min(wanted, (self.expires_at - self.begins_at) * share)
 
 
 class CredentialProblem(Exception):

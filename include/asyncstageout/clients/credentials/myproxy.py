@@ -30,7 +30,9 @@ from asyncstageout.core.identities import Identity
 
 logger = logging.getLogger(__name__)
 
-LIFETIME = timedelta(hours=24)
+LIFETIME = timedelta(days=7)
+"""The server gives less if its owner wants less (``myproxy-init -t``)."""
+HALF = 0.5
 _REFUSALS: tuple[tuple[str, type[CredentialProblem]], ...] = (
     (r"[Nn]o credentials? exist|[Cc]redentials? (does|do) not exist", CredentialMissing),
     (r"expired", CredentialExpired),
@@ -79,7 +81,8 @@ class MyProxyCredentials:
     def renew(self, identity: Identity, least: timedelta) -> Credential:
         """See :class:`~asyncstageout.clients.credentials.model.CredentialSource`."""
         kept = self._what_is_kept(identity)
-        if kept and kept.expires_at - self._now() >= least:
+        # Of what is short-lived from the start, a fresh one would not have more.
+        if kept and kept.expires_at - self._now() >= kept.should_have(least, HALF):
             return kept
         try:
             return self._get(identity, kept)

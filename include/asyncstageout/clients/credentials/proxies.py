@@ -187,7 +187,9 @@ def credential_of(
     if proxy.expires_at - now < LEAST_LIFETIME:
         verb = "ended" if proxy.expires_at <= now else "ends within the hour,"
         raise CredentialExpired(identity, f"{path} {verb} at {proxy.expires_at:%Y-%m-%d %H:%M} UTC")
-    return Credential(identity, "x509", proxy.subject, proxy.expires_at, proxy.fqans, str(path))
+    return Credential(
+        identity, "x509", proxy.subject, proxy.expires_at, proxy.fqans, str(path), begins_at=proxy.begins_at
+    )
 
 
 def _wrong_attributes(proxy: Proxy, identity: Identity) -> str | None:

@@ -114,6 +114,9 @@ def list_command(*, catalogue_url: CatalogueURL = None, as_json: AsJson = False)
         console.print("No sites. `aso sites load` reads their descriptions.")
         return
     console.print(_site_table(known))
+    for one in known:
+        if one.problem:
+            console.print(Text(f"\n{one.site}: ", style="red") + Text(one.problem), soft_wrap=True)
     if looked_at:
         console.print("\nLooked at every day:")
     for source in looked_at:
@@ -298,13 +301,11 @@ def _site_table(known: Sequence[SiteFacts]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("site", "kind", "version", "loaded (UTC)"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("from, and what is wrong with it now", overflow="fold")
+    table.add_column("from", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in known:
-        origin = Text(one.origin or "")
-        if one.problem:
-            origin += Text(f"\n{one.problem}" if one.origin else one.problem, style="red")
         loaded = f"{one.loaded_at:%Y-%m-%d %H:%M}" if one.loaded_at else ""
-        table.add_row(one.site, one.kind or "-", str(one.version or "-"), loaded, origin)
+        name = Text(one.site, style="red" if one.problem else "")
+        table.add_row(name, one.kind or "-", str(one.version or "-"), loaded, one.origin or "")
     return table
 
 

@@ -31,14 +31,27 @@ from asyncstageout.steps.sense import contact, sense_once
 from asyncstageout.steps.submit import submit
 from asyncstageout.steps.summarise import CycleIncomplete, summarise
 from asyncstageout.steps.update_catalogue import update_catalogue
-from fixtures.cycles import Clients
 
 DAG_ID = "stageout_transfer"
+FTS_SERVER = "fts3_default"
 PAUSE_S = 0.25
 PAUSES_S = {"cycles": PAUSE_S, "sense": PAUSE_S, "reconcile": 2.0}
 IMPATIENT = Patience(tries=1, connect_s=2, read_s=3)
 
 logger = logging.getLogger("chaos.worker")
+
+
+class OneServer:
+    """The clients of a house with one FTS server and one identity."""
+
+    def __init__(self, client: FTS3Client) -> None:
+        self._client = client
+
+    def client(self, _server: str, _identity: str) -> FTS3Client:
+        return self._client
+
+    def storage_tokens(self, _identity: str) -> None:
+        return None
 
 
 def one_cycle(conn: Connection, client: FTS3Client, name: str) -> None:
@@ -78,12 +91,12 @@ def one_cycle(conn: Connection, client: FTS3Client, name: str) -> None:
 
 
 def _submit(conn: Connection, client: FTS3Client, cycle_id: int, shard: int, step_run: int) -> Summary:
-    return submit(conn, Clients({"fts": client}), cycle_id=cycle_id, shard=shard, step_run=step_run)
+    return submit(conn, OneServer(client), cycle_id=cycle_id, shard=shard, step_run=step_run)
 
 
 def one_watch(conn: Connection, client: FTS3Client, name: str) -> None:
     """Ask once, and apply what is staged."""
-    contact(conn, client, fts_server="fts", now=datetime.now(UTC))
+    contact(conn, client, fts_server=FTS_SERVER, now=datetime.now(UTC))
     sense_once(conn, client, now=datetime.now(UTC))
     if staged_reports(conn):
         actor = Actor("update_catalogue", name, "stageout_sense", name)
@@ -93,7 +106,7 @@ def one_watch(conn: Connection, client: FTS3Client, name: str) -> None:
 def one_reconcile(conn: Connection, client: FTS3Client, name: str) -> None:
     """Mend what there is to mend."""
     actor = Actor("repair", name, "stageout_reconcile", name)
-    recorded(conn, actor, lambda number: repair(conn, Clients({"fts": client}), step_run=number))
+    recorded(conn, actor, lambda number: repair(conn, OneServer(client), step_run=number))
 
 
 WORK: dict[str, Callable[[Connection, FTS3Client, str], None]] = {

@@ -188,6 +188,11 @@ def test_only_what_fts_can_copy_is_an_end_of_a_copy() -> None:
     assert {name for name, end in ends.items() if end != (None, None)} == {"srmv2"}
 
 
+def test_a_byte_order_mark_is_no_content() -> None:
+    assert read_tfc(TFC.split("\n", 1)[1].encode("utf-16"), "T2_XX_Y") == tfc()
+    assert read_storage_json(json.dumps(STORAGE_JSON).encode("utf-8-sig")) == list(volumes().values())
+
+
 def test_a_tfc_from_the_data_service_is_wrapped() -> None:
     text = TFC.replace("<storage-mapping>", "<phedex><storage-mapping>").replace(
         "</storage-mapping>", "</storage-mapping></phedex>"
@@ -294,6 +299,16 @@ def test_rules_go_forward_and_back(lfn: str, path: str) -> None:
         pfn = f"{before}/pnfs/{path}"
         assert tape.pfn(protocol, lfn).url == pfn
         assert tape.lfn(protocol, pfn) == lfn
+
+
+@given(st.lists(st.text("abc.-_01", min_size=1, max_size=8), min_size=1, max_size=6))
+def test_whatever_goes_forward_comes_back(parts: list[str]) -> None:
+    storages = [(tfc(), "srmv2"), (volumes()["T1_XX_Y_Tape"], "SRMv2"), (volumes()["T1_XX_Y"], "WebDAV")]
+    for area in ("user/alice", "temp/user/alice.1f3", "mc", "group/x"):
+        lfn = f"/store/{area}/{'/'.join(parts)}"
+        for storage, protocol in storages:
+            pfn = storage.pfn(protocol, lfn).url
+            assert storage.lfn(protocol, pfn) == lfn
 
 
 def test_back_counts_only_when_forward_agrees() -> None:
@@ -471,6 +486,7 @@ def test_the_algorithm_of_cms_is_a_prefix_or_rules() -> None:
     )
     by_rules = read_rse(rse("cmstfc", scheme="srm", port=8443, prefix="/", extended_attributes=CMS_RULES))
     assert by_rules.pfn("srm", lfn).url == f"srm://se.example.org:8443/srm/managerv2?SFN=/pnfs/cms{lfn}"
+    assert by_rules.lfn("srm", by_rules.pfn("srm", lfn).url) == lfn
     assert [(one.name, one.read) for one in by_rules.protocols] == [("srm/pnfs", None), ("srm", 1)]
 
 

@@ -299,11 +299,13 @@ def _print_looks(results: Sequence[Look], *, as_json: bool) -> None:
 
 def _site_table(known: Sequence[SiteFacts]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("site", "kind", "version", "loaded (UTC)"):
-        table.add_column(heading, no_wrap=True)
+    # Only the place may be cut: names are there to be copied.
+    table.add_column("site", no_wrap=True, min_width=max(len(one.site) for one in known))
+    for heading, width in (("kind", 12), ("version", 7), ("loaded", 10)):
+        table.add_column(heading, no_wrap=True, min_width=width)
     table.add_column("from", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in known:
-        loaded = f"{one.loaded_at:%Y-%m-%d %H:%M}" if one.loaded_at else ""
+        loaded = f"{one.loaded_at:%Y-%m-%d}" if one.loaded_at else ""
         name = Text(one.site, style="red" if one.problem else "")
         table.add_row(name, one.kind or "-", str(one.version or "-"), loaded, one.origin or "")
     return table

@@ -58,7 +58,8 @@ class SiteFile:
     def kind(self) -> FileKind:
         if self.rse is not None or self.name.startswith(RUCIO):
             return "rucio"
-        return "tfc" if self.content.lstrip()[:1] == b"<" else "storage.json"
+        # Perhaps after a byte order mark.
+        return "tfc" if b"<" in self.content.lstrip()[:4] else "storage.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,9 @@ def _single(location: str, file: SiteFile) -> Found:
 
 
 def _folder(path: Path, site: str | None) -> Found:
-    if (inside := _description(path)) is not None:
-        return find(str(inside), site)
     try:
+        if (inside := _description(path)) is not None:
+            return find(str(inside), site)
         folders = sorted(one for one in path.iterdir() if _SITE.match(one.name))
     except OSError as error:
         raise SourceUnreadable(str(path), error.strerror or str(error)) from error

@@ -98,7 +98,7 @@ def load_sites(
     results = [look for source in asked for look in this.look_at(source)]
     for look in results:
         if look.problem is not None:
-            logger.warning("%s: %s", look.site, look.problem)
+            logger.info("%s: %s", look.site, look.problem)
     return _summary(results, len(asked), dry_run), results
 
 

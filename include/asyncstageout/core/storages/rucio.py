@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from asyncstageout.core.storages.model import Protocol, Rule, Storage, Unresolvable
 from asyncstageout.core.storages.problems import BadDescription, said
 from asyncstageout.core.storages.rucio_paths import scope_of
+from asyncstageout.core.storages.storage_json import turned_round
 
 TRANSLATIONS: dict[str, Literal["hash", "identity"] | None] = {
     "hash": "hash",
@@ -40,7 +41,7 @@ class _TFCRule(BaseModel):
 
 
 class _Extended(BaseModel):
-    web_service_path: str = ""
+    web_service_path: str | None = None
     tfc: list[_TFCRule] = Field(default=[])
     tfc_proto: str = ""
 
@@ -134,7 +135,7 @@ def _protocols(name: str, protocol: _Protocol, algorithm: str) -> list[Protocol]
     return [
         Protocol(
             name=name,
-            prefix=f"{protocol.scheme}://{host}{port}{extended.web_service_path}{path}",
+            prefix=f"{protocol.scheme}://{host}{port}{extended.web_service_path or ''}{path}",
             translation=TRANSLATIONS[algorithm],
             read=read,
             write=write,
@@ -159,6 +160,7 @@ def _by_rules(name: str, extended: _Extended, read: int | None, write: int | Non
             Protocol(
                 name=name if is_own else f"{name}/{proto}",
                 to_pfn=rules,
+                to_lfn=tuple(turned_round(rules)),
                 read=read if is_own else None,
                 write=write if is_own else None,
             )

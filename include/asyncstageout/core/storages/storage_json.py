@@ -77,7 +77,7 @@ def read_storage_json(content: bytes, expected_site: str | None = None) -> list[
 
 def _rows(content: bytes) -> list[Any]:
     try:
-        rows = _Decoder().decode(content.decode())
+        rows = _Decoder().decode(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadDescription("not UTF-8", line=content.count(b"\n", 0, error.start) + 1) from error
     except json.JSONDecodeError as error:

@@ -65,7 +65,18 @@ BAD_LINES = {
     "a field is missing": (json.dumps({"task": "x"}), "username: Field required"),
     "LFN": (json.dumps(request(7, source_lfn="/etc/passwd")), "must start with /store/"),
     "unknown site": (json.dumps(request(7, source="T2_XX_Nowhere")), "unknown source site T2_XX_Nowhere"),
-    "somebody else's task": (json.dumps(request(7, username="bob")), "belongs to alice"),
+    "somebody else's task": (
+        json.dumps(
+            request(
+                7,
+                username="bob",
+                source_lfn="/store/temp/user/bob.abc/out_7.root",
+                destination_lfn="/store/user/bob/out_7.root",
+            )
+        ),
+        "belongs to alice",
+    ),
+    "somebody else's area": (json.dumps(request(7, username="bob")), "is alice's temporary area"),
     "NUL": (json.dumps(request(7, task="a\0b")), "NUL"),
     "too deep": ("[" * 100_000, "not JSON"),
 }

@@ -67,6 +67,21 @@ def test_a_load_says_what_is_new_and_what_is_broken(aso: Aso, siteconf: Path, ca
     assert steps == [("sites load", "success", "1"), ("sites load", "success", "0")]
 
 
+def test_one_site_of_a_tree(aso: Aso, siteconf: Path) -> None:
+    one = ("sites", "load", str(siteconf), "--site", "T2_AA_One", "--json")
+
+    def locations() -> list[str]:
+        return [source["location"] for source in json.loads(aso("sites", "list", "--json").stdout)["sources"]]
+
+    assert [row["site"] for row in json.loads(aso(*one).stdout)["sites"]] == ["T2_AA_One"]
+    assert locations() == [str(siteconf / "T2_AA_One" / "storage.json")], "the tree was not asked for"
+    aso("sites", "forget", *locations())
+    aso("sites", "load", str(siteconf))
+    result = aso(*one)
+    assert [row["outcome"] for row in json.loads(result.stdout)["sites"]] == ["same"]
+    assert locations() == [str(siteconf)]
+
+
 def test_a_load_of_several_goes_on_when_one_cannot_be_read(aso: Aso, siteconf: Path) -> None:
     result = aso(
         "sites", "load", "/nowhere/storage.json", str(siteconf / "T2_AA_One" / "storage.json"), "--json"

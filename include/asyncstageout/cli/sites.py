@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -75,7 +76,9 @@ def load(
     """
     results: list[Look] = []
     with open_catalogue(catalogue_url) as conn:
-        fetched = {location: _fetched(location, site, ca) for location in dict.fromkeys(locations)}
+        known = {source.location for source in sources(conn)}
+        places = dict.fromkeys(_place(location, site, known) for location in locations)
+        fetched = {place: _fetched(place, site, ca) for place in places}
         if all(isinstance(one, SourceUnreadable) for one in fetched.values()):
             raise _unreadable(next(iter(fetched.values())))
         asked = {_source(one, site): one for one in fetched.values()}
@@ -229,6 +232,17 @@ def forget(
     console.print(
         f"Forgotten. Its sites keep their last version: {', '.join(described) or 'none'}.", markup=False
     )
+
+
+def _place(location: str, site: str | None, known: Container[str]) -> str:
+    """Return the site's own folder where one of a whole tree is asked for: the others are not to be looked at.
+
+    In a tree that is looked at every day anyway, it is part of that.
+    """
+    tree = Path(location).expanduser().absolute()
+    if site is None or str(tree) in known or not (tree / site).is_dir():
+        return location
+    return str(tree / site)
 
 
 def _fetched(location: str, site: str | None, ca: str | None) -> Found | SourceUnreadable:

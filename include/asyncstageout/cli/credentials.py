@@ -47,10 +47,11 @@ def credentials(
     if given:
         console.print()
         console.print(_delegations(given))
-    for one in (*notes, *given):
-        if one.problem:
-            console.print(f"\n{one.identity}", style="red", markup=False)
-            console.print(f"  {one.problem}", markup=False, soft_wrap=True)
+    troubles = [(one.identity, one.problem) for one in notes] + [(one.identity, one.problem) for one in given]
+    for identity, problem in troubles:
+        if problem:
+            console.print(f"\n{identity}", style="red", markup=False)
+            console.print(f"  {problem}", markup=False, soft_wrap=True)
 
 
 def _credentials(notes: list[CredentialNote]) -> Table:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -17,6 +17,8 @@ from asyncstageout.core.identities import Identity
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+    from asyncstageout.clients.tls import Revocation
 
 CREDENTIALS_CONN_ID = "stageout_credentials"
 
@@ -94,7 +96,7 @@ class CredentialsHook(BaseHook):
         return True, f"{found.identity} is {found.subject} until {found.expires_at:%Y-%m-%d %H:%M} UTC"
 
     def _directory(self) -> CredentialSource:
-        return DirectoryCredentials(Path(self._need("folder")), subjects=self._subjects())
+        return DirectoryCredentials(Path(self._need("directory")), subjects=self._subjects())
 
     def _need(self, name: str) -> str:
         value = self.connection.extra_dejson.get(name)
@@ -129,17 +131,23 @@ class CredentialsHook(BaseHook):
             connection.port or PORT,
             self._need("cert_file"),
             extra.get("key_file") or None,
-            Trust(extra.get("ca_file") or None, extra.get("crl") or ""),
+            Trust(extra.get("ca_file") or None, self._revocation()),
             extra.get("server_name") or None,
         )
         return MyProxyCredentials(
             server,
-            Path(self._need("folder")),
+            Path(self._need("directory")),
             passphrase=connection.password or "",
             account=extra.get("account") or "{username}",
             lifetime=timedelta(hours=float(extra.get("lifetime_h") or 168)),
             subjects=self._subjects(),
         )
+
+    def _revocation(self) -> Revocation:
+        crl = self.connection.extra_dejson.get("crl") or ""
+        if crl not in ("", "leaf", "chain"):
+            raise ValueError(f"connection {self.credentials_conn_id}: crl is {crl!r}, not leaf or chain")
+        return cast("Revocation", crl)
 
     def _oidc(self) -> CredentialSource:
         from asyncstageout.clients.credentials.oidc_settings import OIDCSettings  # noqa: PLC0415

@@ -11,7 +11,10 @@ from asyncstageout.catalogue.bell import PENDING_CHANNEL
 from asyncstageout.catalogue.config_changes import UnknownSite, config_changes
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.history import move_finished
+from asyncstageout.catalogue.identity_holds import hold
+from asyncstageout.catalogue.link_health import why_waiting
 from asyncstageout.catalogue.lookup import next_due
+from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.catalogue.restrictions import (
     Area,
     NeverInForce,
@@ -23,6 +26,7 @@ from asyncstageout.catalogue.restrictions import (
     restrictions_in_force,
 )
 from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.planning import Link
 from asyncstageout.core.restrictions import Mode, Restriction, Restrictions
 from asyncstageout.core.states import TransferState
 from fixtures.catalogue import Add, Plan, record, states
@@ -156,6 +160,18 @@ def test_what_has_finished_exists_in_a_drain_too(
     assert move_finished(conn, keep_done_s=-1) == 1
     restrict(conn, Mode.BAN, Area(), reason="x", by="ops")
     assert [answer.outcome for answer in add(record(1), record(2))] == ["exists", "refused"]
+
+
+def test_a_file_says_why_it_waits(conn: Connection, add: Add) -> None:
+    add(record(1))
+    (link, identity) = (Link(BARI, CERN), "alice")
+    assert why_waiting(conn, link, identity, now()) is None
+    hold(conn, "fts", ["service"], reason="no proxy", wait_s=300)
+    assert "has not let service in" in (why_waiting(conn, link, identity, now()) or "")
+    put_policy(conn, None, None, {"credential": "user"}, "ops")
+    assert why_waiting(conn, link, identity, now()) is None, "he travels in his own name"
+    restrict(conn, Mode.PAUSE, Area(username="alice"), reason="loops", by="ops")
+    assert why_waiting(conn, link, identity, now()) == "paused by ops: loops"
 
 
 def test_a_drain_that_begins_later_refuses_nothing_yet(conn: Connection, add: Add) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncstageout.core.naming import BadName, check_lfn, check_site, normal_adler32, pfn, request_id
+from asyncstageout.core.naming import BadName, check_lfn, check_site, normal_adler32, request_id
 from asyncstageout.core.requests import TransferRequest, read_requests
 
 GOOD: dict[str, Any] = {
@@ -66,10 +66,6 @@ def test_request_id_is_crabs() -> None:
     # sha224 of the source LFN, as CRAB's getHashLfn computes it.
     assert request_id("/store/temp/user/x") == "745682a0f408ee9ce0ff212d018b1673189e7e7be5fb39ecf839c3d3"
     assert TransferRequest(**GOOD).request_id == request_id(GOOD["source_lfn"])
-
-
-def test_pfn() -> None:
-    assert pfn("davs://a.b:1/cms/", "/store/x") == "davs://a.b:1/cms/store/x"
 
 
 @pytest.mark.parametrize(

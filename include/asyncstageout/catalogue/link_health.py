@@ -9,9 +9,14 @@ from datetime import datetime
 from psycopg import Connection
 
 from asyncstageout.catalogue.identity_holds import holds
+from asyncstageout.catalogue.policies import policy_rows
+from asyncstageout.catalogue.restrictions import restrictions_in_force
 from asyncstageout.core.breaker import WINDOW_S, Breaker, BreakerState, Score
 from asyncstageout.core.failures import SPEAKS_OF_LINK
+from asyncstageout.core.identities import Identity
 from asyncstageout.core.planning import Link
+from asyncstageout.core.policies import Policies
+from asyncstageout.core.restrictions import Restrictions
 
 _BREAKER_LOCK = 0x5A53
 KEPT_S = 3600
@@ -117,11 +122,22 @@ def breakers(conn: Connection) -> dict[Link, Breaker]:
     }
 
 
-def why_waiting(conn: Connection, link: Link, identity: str, now: datetime) -> str | None:
-    """Return why no cycle takes a file of this link and identity, or None if one does."""
+def why_waiting(
+    conn: Connection, link: Link, identity: str, now: datetime, activity: str = "default"
+) -> str | None:
+    """Return why no cycle takes a file of this link, owner and activity, or None if one does.
+
+    Args:
+        identity: whose file it is; the policy says in whose name it travels.
+    """
+    owner = Identity.read(identity)
+    if stop := Restrictions(restrictions_in_force(conn), now).stops(*link, owner.username, activity):
+        return stop.sentence()
     if breaker := breakers(conn).get(link):
         return breaker.sentence(now)
-    return next((hold.sentence() for hold in holds(conn) if hold.identity == identity), None)
+    policy = Policies(policy_rows(conn)).of(*link, owner.username, activity)
+    actor = str(owner if policy.credential == "user" else owner.of_service())
+    return next((hold.sentence() for hold in holds(conn) if hold.identity == actor), None)
 
 
 def open_breaker(conn: Connection, link: Link, *, reason: str, openings: int, wait_s: float) -> None:

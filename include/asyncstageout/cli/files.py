@@ -92,7 +92,8 @@ def show(
 
 
 def _held(conn: Connection, file: Mapping[str, Any], now: datetime) -> str | None:
-    return why_waiting(conn, Link(file["source"], file["destination"]), file["identity"], now)
+    link = Link(file["source"], file["destination"])
+    return why_waiting(conn, link, file["identity"], now, file["activity"])
 
 
 def _page_table(page: list[dict[str, Any]]) -> Table:

@@ -1,7 +1,7 @@
-"""Names of files: what a legal LFN is, the id of a request, and the PFN of an LFN at a site.
+"""Names of files and sites: what a legal LFN is, and the id of a request.
 
 CMS names a file once, for the whole grid (LFN, ``/store/...``); each site says where that name lives on
-its storage (PFN, ``davs://host:port/...``).
+its storage (core.storages), and who may write where is in core.lfn_policy.
 """
 
 from __future__ import annotations
@@ -57,12 +57,3 @@ def normal_adler32(value: str) -> str:
 def request_id(source_lfn: str) -> str:
     """Return the id of the request for this file: CRAB's, the sha224 of the source LFN (56 hex digits)."""
     return sha224(source_lfn.encode()).hexdigest()
-
-
-def pfn(prefix: str, lfn: str) -> str:
-    """Return where an LFN lives on a storage whose names start with ``prefix``.
-
-    >>> pfn("davs://t2-it-bari.sandbox.test:8443", "/store/user/a/x.root")
-    'davs://t2-it-bari.sandbox.test:8443/store/user/a/x.root'
-    """
-    return prefix.rstrip("/") + lfn

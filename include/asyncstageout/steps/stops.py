@@ -75,7 +75,7 @@ class _Behind:
 
 @dataclass(slots=True)
 class Stops:
-    """The stops of one run of the step."""
+    """The stops of one run of the step; threads may add to them."""
 
     owned: set[UUID] = field(default_factory=set)
     """Jobs that nobody told FTS about before this run."""

@@ -127,17 +127,11 @@ def submit(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
+    """What became of one POST; with neither id nor problem there was none, or one that stops its way."""
+
     job: JobToSubmit
     job_id: UUID | None = None
-    problem: Problem | CredentialProblem | None = None
-
-
-def _post(door: Door, job: JobToSubmit) -> _Answer:
-    reached("submit.before_post")
-    try:
-        return _Answer(job, job_id=door.submit(job))
-    except (FTSError, NotSubmittable, CredentialProblem) as problem:
-        return _Answer(job, problem=problem)
+    problem: Problem | None = None
 
 
 def _way(job: JobToSubmit) -> Way:
@@ -186,18 +180,12 @@ class _Submission:
         return _in_turn([job for job in jobs if not self.stops.stopped(_way(job))])
 
     def post(self, jobs: Sequence[JobToSubmit], threads: int) -> Iterator[list[_Answer]]:
-        """Yield answers in handfuls as they come; what has stopped meanwhile is not POSTed any more."""
+        """Yield answers in handfuls as they come."""
         with ThreadPoolExecutor(threads, thread_name_prefix="submit") as pool:
-            running = {pool.submit(_post, self._doors[_way(job)], job): job for job in jobs}
+            running = {pool.submit(self._post, job) for job in jobs}
             while running:
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    del running[future]
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
                 yield [future.result() for future in ended]
-                stopped = [future for future, job in running.items() if self.stops.stopped(_way(job))]
-                for future in stopped:
-                    if future.cancel():
-                        del running[future]
 
     def search_in(self, jobs: Sequence[JobToSubmit]) -> None:
         for job in jobs:
@@ -209,10 +197,6 @@ class _Submission:
         for answer in answers:
             job, problem = answer.job, answer.problem
             if problem is None:
-                continue
-            logger.warning("job %s (%s): %s", job.sid, job.link, problem)
-            if isinstance(problem, CredentialProblem) or not isinstance(problem, ABOUT_A_JOB):
-                self.stops.stop(_way(job), problem, job.sid)
                 continue
             refusal = Refusal(job, problem)
             if (culprit := culprit_of(refusal)) is not None:
@@ -233,6 +217,22 @@ class _Submission:
             self._settle_unexplained(verdict.unexplained)
         parts, self._parts = self._parts, []
         return parts
+
+    def _post(self, job: JobToSubmit) -> _Answer:
+        """POST a job, in a thread, unless its way is stopped."""
+        way = _way(job)
+        if self.stops.stopped(way):
+            return _Answer(job)
+        reached("submit.before_post")
+        try:
+            return _Answer(job, job_id=self._doors[way].submit(job))
+        except (FTSError, NotSubmittable, CredentialProblem) as problem:
+            logger.warning("job %s (%s): %s", job.sid, job.link, problem)
+            if isinstance(problem, ABOUT_A_JOB):
+                return _Answer(job, problem=problem)
+            # At once, and not by who waits for the answers: the next thread must not try the same.
+            self.stops.stop(way, problem, job.sid)
+            return _Answer(job)
 
     def _open(self, ways: set[Way], threads: int) -> None:
         """Open doors; a way that has none is stopped before anything is sent."""

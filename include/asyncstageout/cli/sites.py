@@ -235,7 +235,7 @@ def forget(
 
 
 def _place(location: str, site: str | None, known: Container[str]) -> str:
-    """Return the site's own folder where one of a whole tree is asked for: the others are not to be looked at.
+    """Return the site's own folder where one of a whole tree is asked for, so that the others are left alone.
 
     In a tree that is looked at every day anyway, it is part of that.
     """

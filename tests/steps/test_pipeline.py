@@ -184,6 +184,18 @@ def test_a_banned_storage_parks_its_files(house: House, add: Add) -> None:
     assert_audited(house.conn)
 
 
+def test_a_user_may_have_attempts_of_his_own(house: House, add: Add) -> None:
+    put_policy(house.conn, None, None, {"max_attempts": 1}, "test", username="alice")
+    house.set_faults(files=[{"path": "mc", "reason": "SOURCE [112] Result curl error (56): Failure"}])
+    add(record(1), record(2, username="bob"))
+    house.run_cycle()
+    house.finish_at_fts()
+    house.sense()
+    house.update()
+    rows = house.conn.execute("SELECT username, state::text FROM transfer ORDER BY id").fetchall()
+    assert rows == [("alice", "FAILED"), ("bob", "RETRY")]
+
+
 def test_a_failure_that_may_pass_is_tried_again_and_then_given_up(house: House, add: Add) -> None:
     put_policy(house.conn, None, None, {"max_attempts": 2}, "test")
     house.set_faults(

@@ -24,7 +24,7 @@ class LinkPolicy(BaseModel):
     """How files travel: every setting with what is allowed, what it is by default, and what it means."""
 
     # What a newer version stored is no reason to stop; what is set here is checked by check_settings.
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
     files_per_job: int = Field(200, ge=1, le=2000)
     """Files in one FTS job, at most."""

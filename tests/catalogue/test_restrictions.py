@@ -14,7 +14,8 @@ from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.identity_holds import hold
 from asyncstageout.catalogue.link_health import why_waiting
 from asyncstageout.catalogue.lookup import next_due
-from asyncstageout.catalogue.policies import put_policy
+from asyncstageout.catalogue.migrate import upgrade
+from asyncstageout.catalogue.policies import policy_rows, put_policy
 from asyncstageout.catalogue.restrictions import (
     Area,
     NeverInForce,
@@ -160,6 +161,24 @@ def test_what_has_finished_exists_in_a_drain_too(
     assert move_finished(conn, keep_done_s=-1) == 1
     restrict(conn, Mode.BAN, Area(), reason="x", by="ops")
     assert [answer.outcome for answer in add(record(1), record(2))] == ["exists", "refused"]
+
+
+def test_old_pauses_become_restrictions(empty_database_url: str) -> None:
+    upgrade(empty_database_url, "0001")
+    with connect(empty_database_url) as conn:
+        conn.execute("INSERT INTO site VALUES ('T2_IT_Bari', 'davs://bari.example:1', now(), 'setup')")
+        conn.execute(
+            "INSERT INTO link_policy (source, settings, updated_by) VALUES"
+            """ ('T2_IT_Bari', '{"paused": "disk full", "max_attempts": 2}', 'maria'),"""
+            """ (NULL, '{"paused": null}', 'tom')"""
+        )
+    upgrade(empty_database_url)
+    with connect(empty_database_url) as conn:
+        (pause,) = restrictions_in_force(conn)
+        settings = [row.settings for row in policy_rows(conn)]
+    assert (pause.mode, pause.source, pause.author) == (Mode.PAUSE, BARI, "maria")
+    assert pause.sentence() == "paused by maria: disk full"
+    assert settings == [{"max_attempts": 2}, {}]
 
 
 def test_a_file_says_why_it_waits(conn: Connection, add: Add) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +18,12 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
 from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.fts_servers import add_server, note_contact, set_state
+from asyncstageout.clients.credentials.model import Credential, CredentialMissing
 from asyncstageout.clients.messages import FileNotice, MessageFeed
+from asyncstageout.core.identities import Identity
 from asyncstageout.provider import cycle, get_provider_info, triggers
+from asyncstageout.provider.fts_clients import HookClients, NotConfigured
 from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.operators import CancelFTSJobsOperator, SubmitFTSJobsOperator
@@ -29,7 +33,7 @@ from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.tls import client_certificate
 from fixtures.catalogue import Add, record, states
 from fixtures.cycles import House, jobs_at_fts
-from sandbox.harness import ALICE
+from sandbox.harness import ALICE, BOB
 
 
 @pytest.fixture
@@ -350,3 +354,110 @@ def test_the_last_look_is_no_condition(connections: House, add: Add) -> None:
     connections.conn.execute("UPDATE fts_job SET next_poll_at = now()")
     context: dict[str, Any] = {"ti": task_instance("update_catalogue")}
     assert cycle.update_catalogue(context)["done"] == 1
+
+
+# --- several servers ---
+
+
+@pytest.fixture
+def beside(connections: House, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A second server, ``other``, whose connection leads nowhere, with a job of its own."""
+    whole = json.loads(os.environ["AIRFLOW_CONN_FTS"])
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(whole | {"port": free_port()}))
+    add_server(connections.conn, "other", by="test")
+    set_state(connections.conn, "other", "draining", reason=None, by="test")
+    return connections
+
+
+def job_at(house: House, add: Add, server: str, number: int) -> None:
+    add(record(number))
+    house.run_cycle(f"run {number}")
+    house.conn.execute(
+        "UPDATE fts_job SET fts_server = %s WHERE sid = (SELECT fts_job FROM transfer ORDER BY id DESC LIMIT 1)",
+        (server,),
+    )
+
+
+def test_a_silent_server_delays_no_news_of_others(beside: House, add: Add) -> None:
+    job_at(beside, add, "other", 1)
+    job_at(beside, add, "fts", 2)
+    beside.finish_at_fts()
+    event = asyncio.run(_first(watch(shift_s=3600.0)))
+    assert isinstance(event, TaskSuccessEvent), "it is not known for long enough"
+    assert event.xcoms is not None
+    assert event.xcoms["return_value"]["news"] == 1
+
+
+def test_a_server_that_is_silent_for_a_whole_shift_is_named(beside: House, add: Add) -> None:
+    job_at(beside, add, "other", 1)
+    job_at(beside, add, "fts", 2)
+    event = asyncio.run(_first(watch(shift_s=0.05)))
+    assert isinstance(event, TaskFailedEvent)
+    assert event.xcoms is not None
+    assert event.xcoms["return_value"]["sentence"].startswith(
+        "other gave no answer for 0 s, 1 file are there"
+    )
+
+
+def test_what_others_say_does_not_hide_a_silent_server(beside: House, add: Add) -> None:
+    """Red once in the time of a shift, however often there is news; the news are applied all the same."""
+    job_at(beside, add, "other", 1)
+    job_at(beside, add, "fts", 2)
+    beside.finish_at_fts()
+    note_contact(beside.conn, "other", "silent", datetime.now(UTC) - timedelta(seconds=200), refused=True)
+    beside.conn.execute("UPDATE fts_server_health SET checked_at = now() WHERE name = 'other'")
+    first = asyncio.run(_first(watch(shift_s=120.0)))
+    assert isinstance(first, TaskFailedEvent)
+    assert first.xcoms is not None
+    assert first.xcoms["return_value"]["sentence"].startswith("other gave no answer for 120 s")
+    second = asyncio.run(_first(watch(shift_s=120.0)))
+    assert isinstance(second, TaskSuccessEvent)
+    beside.update()
+    assert states(beside.conn) == {"DONE": 1, "SUBMITTED": 1}
+
+
+def test_a_server_without_a_connection_is_named(
+    beside: House, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_at(beside, add, "other", 1)
+    monkeypatch.delenv("AIRFLOW_CONN_OTHER")
+    event = asyncio.run(_first(watch(shift_s=0.05)))
+    assert isinstance(event, TaskFailedEvent)
+    assert event.xcoms is not None
+    assert "Make or mend the Airflow connection" in event.xcoms["return_value"]["sentence"]
+
+
+class Folder:
+    """Credentials of one user."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+
+    def credential(self, identity: Identity) -> Credential:
+        if identity != self._credential.identity:
+            raise CredentialMissing(identity, "no such file")
+        return self._credential
+
+    renew = None
+
+
+def test_clients_by_server_and_identity(connections: House, tls_folder: Path) -> None:
+    pair = client_certificate(tls_folder, "bob", BOB)
+    identity = Identity("bob", "othervo")
+    own = Credential(
+        identity, "x509", BOB, datetime.now(UTC), cert_file=str(pair.cert), key_file=str(pair.key)
+    )
+    with HookClients({"fts": "testvo"}, source=lambda: Folder(own)) as clients:  # type: ignore[arg-type,return-value]
+        service = clients.client("fts", "service")
+        assert clients.client("fts", "service") is service
+        assert service.vo == "testvo"
+        bob = clients.client("fts", "bob@othervo")
+        assert bob.vo == "othervo"
+        assert bob.whoami().user_dn == BOB
+        assert clients.storage_tokens("bob@othervo") is None
+        with pytest.raises(CredentialMissing):
+            clients.client("fts", "carol")
+        with pytest.raises(NotConfigured, match="aso servers"):
+            clients.client("nowhere", "service")
+    with HookClients({}, source=lambda: None) as clients, pytest.raises(CredentialMissing):
+        clients.client("fts", "bob")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -126,22 +127,30 @@ def add_server(
     name: str,
     *,
     endpoint: str | None = None,
-    vo: str = "",
-    regions: tuple[str, ...] = (),
-    weight: int = 100,
+    vo: str | None = None,
+    regions: Sequence[str] | None = None,
+    weight: int | None = None,
     by: str,
 ) -> bool:
-    """Add a server, or give a known one these settings; return whether it is new."""
+    """Add a server, or change what is given of a known one; return whether it is new."""
     row = conn.execute(
         """
-        INSERT INTO fts_server (name, endpoint, vo, regions, weight, updated_by)
-        VALUES (%s, %s, %s, %s, %s, %s)
-        ON CONFLICT (name) DO UPDATE SET endpoint = excluded.endpoint, vo = excluded.vo,
-            regions = excluded.regions, weight = excluded.weight, updated_at = now(),
-            updated_by = excluded.updated_by
+        INSERT INTO fts_server AS s (name, endpoint, vo, regions, weight, updated_by)
+        VALUES (%(name)s, %(endpoint)s, coalesce(%(vo)s, ''), coalesce(%(regions)s::text[], '{}'),
+            coalesce(%(weight)s::integer, 100), %(by)s)
+        ON CONFLICT (name) DO UPDATE SET endpoint = coalesce(%(endpoint)s, s.endpoint),
+            vo = coalesce(%(vo)s, s.vo), regions = coalesce(%(regions)s::text[], s.regions),
+            weight = coalesce(%(weight)s::integer, s.weight), updated_at = now(), updated_by = %(by)s
         RETURNING xmax = 0
         """,
-        (name, endpoint, vo, list(regions), weight, by),
+        {
+            "name": name,
+            "endpoint": endpoint,
+            "vo": vo,
+            "regions": None if regions is None else list(regions),
+            "weight": weight,
+            "by": by,
+        },
     ).fetchone()
     return bool(row and row[0])
 

@@ -36,8 +36,8 @@ SERVER = Path("/usr/sbin/myproxy-server")
 CONFIGURATION = """accepted_credentials "*"
 authorized_retrievers "*"
 default_retrievers "*"
-trusted_retrievers "/DC=test/CN=aso"
-default_trusted_retrievers "*"
+trusted_retrievers "{trusted}"
+default_trusted_retrievers "{unless_said}"
 max_proxy_lifetime 48
 """
 ALICE = Identity("alice", "cms")
@@ -114,7 +114,7 @@ def myproxy(grid: Grid, tmp_path: Path) -> Iterator[MyProxy]:
         pytest.skip("MyProxy is not installed (Debian packages myproxy-server and myproxy)")
     assert SERVER.exists(), "apt-get install myproxy-server myproxy"
     (tmp_path / "store").mkdir(mode=0o700)
-    (tmp_path / "conf").write_text(CONFIGURATION)
+    (tmp_path / "conf").write_text(CONFIGURATION.format(trusted="/DC=test/CN=aso", unless_said="*"))
     host = pair(grid, "localhost")
     env = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "X509_CERT_DIR": str(grid.directory()),
@@ -218,6 +218,17 @@ def test_an_account_of_another_form(myproxy: MyProxy, tmp_path: Path) -> None:
     assert (
         source(myproxy, tmp_path, account="{vo}-{username}").credential(ALICE).subject == "/DC=test/CN=alice"
     )
+
+
+@pytest.mark.parametrize("who", ["aso", "eve"])
+def test_an_owner_may_say_who_gets_it(myproxy: MyProxy, tmp_path: Path, who: str) -> None:
+    (tmp_path / "conf").write_text(CONFIGURATION.format(trusted="*", unless_said="none"))
+    myproxy.put(pair(myproxy.grid, "alice"), "alice", "-x", "-Z", "/DC=test/CN=aso")
+    if who == "aso":
+        source(myproxy, tmp_path, who).credential(ALICE)
+    else:
+        with pytest.raises(CredentialWrong):
+            source(myproxy, tmp_path, who).credential(ALICE)
 
 
 def test_with_a_passphrase(myproxy: MyProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

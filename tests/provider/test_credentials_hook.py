@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers_manager import ProvidersManager
 
 from asyncstageout.clients.credentials.directory import DirectoryCredentials
 from asyncstageout.clients.credentials.myproxy import MyProxyCredentials
 from asyncstageout.clients.credentials.oidc import OIDCCredentials
+from asyncstageout.provider import get_provider_info
 from asyncstageout.provider.credentials import CredentialsHook, credential_source
 from asyncstageout.sandbox.proxies import write_proxy
 from asyncstageout.sandbox.tls import client_certificate, sandbox_tls
@@ -26,6 +28,15 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
         return CredentialsHook()
 
     return put
+
+
+def test_the_connection_type_has_a_form() -> None:
+    info = get_provider_info()["connection-types"][1]
+    assert info["hook-class-name"] == f"{CredentialsHook.__module__}.{CredentialsHook.__name__}"
+    widgets = ProvidersManager().connection_form_widgets
+    shown = {name.removeprefix("extra__stageout_credentials__") for name in widgets}
+    assert set(info["conn-fields"]) <= shown
+    assert ProvidersManager().hooks["stageout_credentials"] is not None
 
 
 def test_without_a_connection_there_is_no_source() -> None:

@@ -24,7 +24,22 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "fts3-cms.cern.ch", "port": "8446"},
                 },
                 "conn-fields": _FTS3_FIELDS,
-            }
+            },
+            {
+                "connection-type": "stageout_credentials",
+                "hook-name": "Stage-out credentials",
+                "hook-class-name": "asyncstageout.provider.credentials.CredentialsHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema"],
+                    "relabeling": {
+                        "host": "MyProxy server",
+                        "login": "Client id (oidc)",
+                        "password": "Passphrase (myproxy) or client secret (oidc)",
+                    },
+                    "placeholders": {"host": "myproxy.cern.ch", "port": "7512"},
+                },
+                "conn-fields": _CREDENTIALS_FIELDS,
+            },
         ],
         "extra-links": ["asyncstageout.provider.links.FTSMonitorLink"],
     }
@@ -46,4 +61,21 @@ _FTS3_FIELDS = {
         "Messages", "stomp+ssl://user@host:port of the broker with FTS's messages; empty means polling alone"
     ),
     "messages_password": _field("Password for messages", "Empty where the client certificate counts"),
+}
+
+_CREDENTIALS_FIELDS = {
+    "source": _field("Source", "directory, myproxy or oidc"),
+    "directory": _field("Directory", "Where credentials are (directory), or are kept (myproxy)"),
+    "subjects_file": _field("Subjects", "JSON file of user name and DN; empty: any DN counts"),
+    "cert_file": _field("Service certificate", "PEM file, for MyProxy"),
+    "key_file": _field("Service key", "PEM file; empty if the certificate file holds the key"),
+    "ca_file": _field("Certificate authorities", "File or hashed directory; empty: the public ones"),
+    "crl": _field("Revocation", "leaf or chain; empty: revocation lists are not looked at"),
+    "server_name": _field("Server's name", "In MyProxy's certificate, where it is not the host"),
+    "account": _field("Account", "Under which users put theirs into MyProxy; {username} when empty"),
+    "lifetime_h": _field("Lifetime", "Hours to ask MyProxy for; 168 when empty"),
+    "issuer": _field("Issuer", "URL of the OpenID issuer, for oidc"),
+    "test_identity": _field(
+        "Identity to test", "Whose credential the Test button looks at, such as alice@cms"
+    ),
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 from typing import Annotated, Any
 
@@ -155,8 +156,12 @@ def _run(day: Day, failures: float, *, with_grid: bool) -> bool:
                 f"{failures:.0%} of them will meet a failure."
             )
             begun_s = time.monotonic()
-            with _trouble(conn, day, manifest, layout, wanted=with_grid) as trouble:
-                load_requests(conn, day_lines(manifest), Actor(task_id="demo", name=who()))
+            actor = Actor(task_id="demo", name=who())
+            first = len(manifest) // 2 if with_grid else len(manifest)
+            late = partial(load_requests, conn, day_lines(manifest[first:]), actor)
+            trouble = grid.Trouble(layout, day.file_count, late) if with_grid else None
+            with _begun(trouble, conn, manifest):
+                load_requests(conn, day_lines(manifest[:first]), actor)
                 _show_moving(conn, day, layout, trouble)
             outcome = _outcome(conn, day, manifest, layout, time.monotonic() - begun_s)
             owners = grid.ownership(conn, day, layout) if with_grid else None
@@ -172,16 +177,13 @@ def _run(day: Day, failures: float, *, with_grid: bool) -> bool:
 
 
 @contextmanager
-def _trouble(
-    conn: Connection, day: Day, manifest: Sequence[DayFile], layout: Layout, *, wanted: bool
-) -> Iterator[grid.Trouble | None]:
-    if not wanted:
-        yield None
+def _begun(trouble: grid.Trouble | None, conn: Connection, manifest: Sequence[DayFile]) -> Iterator[None]:
+    if trouble is None:
+        yield
         return
-    trouble = grid.Trouble(layout, day.file_count)
     try:
         trouble.begin(conn, grid.busiest_links(manifest))
-        yield trouble
+        yield
     finally:
         trouble.end(conn)
 

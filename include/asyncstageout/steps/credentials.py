@@ -33,7 +33,7 @@ from asyncstageout.catalogue.credentials import (
     open_files,
     waiting_files,
 )
-from asyncstageout.catalogue.identity_holds import hold, holds, let_go
+from asyncstageout.catalogue.identity_holds import hold_for_want_of_credential, holds, let_go
 from asyncstageout.catalogue.policies import policy_rows
 from asyncstageout.clients.credentials.model import (
     Credential,
@@ -235,9 +235,8 @@ def _own(client: FTS3Client, found: Look) -> Credential | None:
 
 def _hold_and_let_go(conn: Connection, looks: Sequence[Look]) -> list[str]:
     users = [one for one in looks if not one.identity.is_service]
-    for one in users:
-        if one.credential is None:
-            hold(conn, "", [str(one.identity)], reason=str(one.problem), wait_s=HOLD_S)
+    reasons = {str(one.identity): str(one.problem) for one in users if one.credential is None}
+    hold_for_want_of_credential(conn, reasons, wait_s=HOLD_S)
     usable = {str(one.identity) for one in users if one.credential}
     released = sorted({held.identity for held in holds(conn) if not held.fts_server} & usable)
     if released:

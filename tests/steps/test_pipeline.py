@@ -122,7 +122,7 @@ def test_nobody_is_let_in_without_a_credential(house: House, add: Add) -> None:
     house.client._caller.session.cert = None
     with pytest.raises(NotAuthorised):
         house.submit()
-    assert house.conn.execute("SELECT state::text, attempt FROM transfer").fetchall() == [("ACQUIRED", 0)]
+    assert house.conn.execute("SELECT state::text, attempt FROM transfer").fetchall() == [("NEW", 0)]
 
 
 def test_one_bad_name_in_many_is_taken_out(house: House, add: Add) -> None:

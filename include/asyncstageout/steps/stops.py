@@ -168,4 +168,6 @@ def _outcome(behind: list[_Behind]) -> Outcome:
     # What needs a person first: trying again at once mends the others only.
     red.sort(key=lambda problem: isinstance(problem, Transient))
     counts = {"parked_files": waiting, "moved_files": moved, "jobs_in_doubt": in_doubt}
-    return Outcome(sentences, counts, red[0] if red else None)
+    return Outcome(
+        sentences, {name: count for name, count in counts.items() if count}, red[0] if red else None
+    )

@@ -36,7 +36,6 @@ def test_the_connection_type_has_a_form() -> None:
     widgets = ProvidersManager().connection_form_widgets
     shown = {name.removeprefix("extra__stageout_credentials__") for name in widgets}
     assert set(info["conn-fields"]) <= shown
-    assert ProvidersManager().hooks["stageout_credentials"] is not None
 
 
 def test_without_a_connection_there_is_no_source() -> None:

@@ -41,7 +41,7 @@ class ServiceError(Exception):
     advice: ClassVar[str] = ""
     # Not a field: whoever repeats a request sets it.
     after_silence = False
-    """An earlier try of the same request got no answer, so that it may have arrived whatever this one says."""
+    """An earlier try of the same request got no answer: it may have arrived, whatever this one says."""
 
     def __str__(self) -> str:
         said = f"answered {self.status}" if self.status else "got no answer"

@@ -73,6 +73,7 @@ def test_the_connection_type_has_a_form() -> None:
         f"extra__fts3__{name}"
         for name in (
             "ca_file",
+            "crl",
             "cert_file",
             "key_file",
             "vo",

@@ -10,6 +10,7 @@ from asyncstageout.catalogue.policies import put_policy
 from asyncstageout.catalogue.restrictions import Area, lift, restrict
 from asyncstageout.catalogue.sensing import staged_reports
 from asyncstageout.catalogue.step_runs import Actor
+from asyncstageout.catalogue.storages import put_sites
 from asyncstageout.clients.errors import NotAuthorised, Unavailable, Unreachable
 from asyncstageout.core.restrictions import Mode
 from asyncstageout.steps.recording import recorded
@@ -127,12 +128,11 @@ def test_nobody_is_let_in_without_a_credential(house: House, add: Add) -> None:
 
 def test_one_bad_name_in_many_is_taken_out(house: House, add: Add) -> None:
     """A6: our own check names the file; it fails with the reason, the others go in one job."""
-    add(*(record(number) for number in range(32)))
+    put_sites(house.conn, {"T2_CH_CERN": f"davs://t2-ch-cern.sandbox.test:8443/{'deep/' * 130}"}, "ops")
+    long_name = {"destination_lfn": f"/store/user/alice/{'x' * 480}"}
+    add(*(record(number) | (long_name if number == 9 else {}) for number in range(32)))
     house.collect()
     house.group()
-    house.conn.execute(
-        "UPDATE transfer SET destination_lfn = '/' || repeat('x', 1200) WHERE size_bytes = 1009"
-    )
     house.submit()
     assert states(house.conn) == {"SUBMITTED": 31, "FAILED": 1}
     rows = house.conn.execute(

@@ -34,7 +34,9 @@ from asyncstageout.sandbox.layout import LOOPBACK, Layout
 from asyncstageout.sandbox.sites.names import DOMAIN
 from asyncstageout.sandbox.state import HEALTHY
 
-DAGS = ("stageout_transfer", "stageout_sense", "stageout_reconcile")
+DAGS = (
+    "stageout_transfer", "stageout_sense", "stageout_reconcile", "stageout_credentials", "stageout_sites",
+)  # fmt: skip
 CONNECTIONS = ("stageout_db", "fts3_default")
 HEARTS = ("scheduler", "dag_processor", "triggerer", "metadatabase")
 FEW_BYTES, TOO_FEW_BYTES = 2_000_000_000, 500_000_000

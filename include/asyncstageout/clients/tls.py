@@ -14,12 +14,13 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from cryptography import x509
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 Revocation = Literal["", "leaf", "chain"]
+REVOCATIONS: tuple[Revocation, ...] = get_args(Revocation)
 
 _CHECKED: dict[Revocation, ssl.VerifyFlags] = {
     "": ssl.VerifyFlags.VERIFY_DEFAULT,

@@ -53,6 +53,7 @@ _FTS3_FIELDS = {
     "ca_file": _field(
         "Certificate authorities", "File or hashed directory, such as /etc/grid-security/certificates"
     ),
+    "crl": _field("Revocation", "leaf or chain; empty: revocation lists are not looked at"),
     "cert_file": _field("Client certificate", "PEM file of the service certificate or proxy"),
     "key_file": _field("Client key", "PEM file; empty if the certificate file holds the key"),
     "vo": _field("VO", "As FTS sees it; asked from FTS when empty"),

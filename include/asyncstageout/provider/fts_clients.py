@@ -121,29 +121,32 @@ class HookClients:
         return kept
 
     def storage_tokens(self, identity: str) -> StorageTokens | None:
-        """Return who gives tokens for a user's files; the service reads and writes with its certificate."""
-        if Identity.read(identity).is_service:
-            return None
-        source = self._credentials()
+        """Return who gives tokens for files at storages; None: nobody does."""
+        source = self._credentials(Identity.read(identity))
         return cast("StorageTokens", source) if hasattr(source, "tokens") else None
 
     def _make(self, server: str, identity: Identity) -> FTS3Client:
         return open_client(
             server,
             credential=None if identity.is_service else self._credential(identity),
-            vo=identity.vo or self._vos.get(server) or None,
+            # A user's VO, as FTS sees it, hangs on his attributes (cms/uscms): only FTS can say.
+            vo=(identity.vo or self._vos.get(server) or None) if identity.is_service else None,
             pool_size=self._pool_size,
             patience=self._patience,
         )
 
     def _credential(self, identity: Identity) -> Credential:
-        source = self._credentials()
+        source = self._credentials(identity)
         if source is None:
             raise CredentialMissing(identity, "no connection says where users' credentials come from")
         return source.credential(identity)
 
-    def _credentials(self) -> CredentialSource | None:
+    def _credentials(self, identity: Identity) -> CredentialSource | None:
+        """Return the source; a connection that is wrong stops those who need it, and nobody else."""
         with self._lock:
             if not self._has_source:
-                self._source, self._has_source = self._make_source(), True
+                try:
+                    self._source, self._has_source = self._make_source(), True
+                except ValueError as error:
+                    raise CredentialMissing(identity, str(error)) from error
             return self._source

@@ -12,7 +12,7 @@ from asyncstageout.clients.credentials.model import Credential
 from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.clients.http import Access, Patience, new_session
-from asyncstageout.clients.tls import Revocation
+from asyncstageout.clients.tls import REVOCATIONS, Revocation
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -71,12 +71,12 @@ class FTSHook(BaseHook):
         """Return a client; close it after use (it is a context manager).
 
         :param credential: whose the client is; None: the connection's own.
-        :param vo: as FTS sees it; None: the connection's, else asked from FTS.
+        :param vo: as FTS sees it; None: for the connection's own credential as it says, else asked from FTS.
         """
         return FTS3Client(
             self.endpoint,
             new_session(self._access(credential), pool_size=pool_size),
-            vo=vo or self.connection.extra_dejson.get("vo") or None,
+            vo=vo or (None if credential else self.connection.extra_dejson.get("vo")) or None,
             patience=patience,
         )
 
@@ -84,6 +84,8 @@ class FTSHook(BaseHook):
         extra = self.connection.extra_dejson
         ca: str | None = extra.get("ca_file") or None
         crl: Revocation = extra.get("crl") or ""
+        if crl not in REVOCATIONS:
+            raise ValueError(f"connection {self.fts_conn_id}: crl is leaf, chain or empty, not {crl!r}")
         if credential is not None:
             return Access(
                 ca=ca,

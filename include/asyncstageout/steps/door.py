@@ -66,7 +66,8 @@ class Door:
         # Asked from FTS, if it must be, before any job depends on it.
         self._vo = self._client.vo
         self._identity = Identity.read(way.identity)
-        self._tokens = clients.storage_tokens(way.identity)
+        # With a certificate FTS gets a proxy, and storages take that.
+        self._tokens = None if self._client.certificate else clients.storage_tokens(way.identity)
         self._installation = installation
         self._lock = threading.Lock()
         self._delegated = False
@@ -141,6 +142,7 @@ class Door:
             params=JobParams(
                 **params,
                 priority=job.priority,
+                unmanaged_tokens=self._tokens is not None and not self._tokens.managed,
                 job_metadata={
                     "issuer": ISSUER,
                     "installation": str(self._installation),

@@ -102,6 +102,9 @@ class FilePlaces(NamedTuple):
 class StorageTokens(Protocol):
     """Gives the tokens with which FTS reads and writes single files."""
 
+    managed: bool
+    """Whether FTS shall exchange and renew them; else it takes them as they are."""
+
     def tokens(self, identity: Identity, file: FilePlaces) -> tuple[str, str]:
         """Return (source token, destination token), with time enough for the transfer to begin.
 

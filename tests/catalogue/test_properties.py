@@ -37,6 +37,7 @@ from asyncstageout.catalogue.claims import (
 )
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, open_cycle
+from asyncstageout.catalogue.fts_servers import installation_id
 from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.jobs import adopt_orphans, close_refused, record_accepted, release, split
@@ -50,8 +51,10 @@ from asyncstageout.core.planning import plan_jobs
 from asyncstageout.core.requests import read_requests
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps import reconcile
+from asyncstageout.steps.door import ISSUER
 from asyncstageout.steps.update_catalogue import update_catalogue
 from fixtures.catalogue import file_names, key_of, record
+from fixtures.cycles import Clients
 
 S = TransferState
 LONG = bool(os.environ.get("ASO_LONG_TESTS"))
@@ -76,7 +79,8 @@ class ModelFTS:
 
     vo = "cms"
 
-    def __init__(self) -> None:
+    def __init__(self, installation: UUID) -> None:
+        self.installation = installation
         self.jobs: dict[UUID, dict[int, str]] = {}
         self.copied: set[int] = set()
 
@@ -96,17 +100,17 @@ class ModelFTS:
             self.copied.add(transfer_id)
 
     def statuses(self, job_ids: Sequence[UUID], *, with_files: bool) -> list[JobAnswer]:
-        return [_status(job_id) if job_id in self.jobs else JobMissing(job_id) for job_id in job_ids]
+        return [self._status(job_id) if job_id in self.jobs else JobMissing(job_id) for job_id in job_ids]
 
     def archived(self, job_id: UUID) -> JobMissing:
         return JobMissing(job_id)
 
     def list_jobs(self, *, limit: int) -> list[FTSJobStatus]:
-        return [_status(job_id) for job_id in dict.fromkeys(job for job, _ in self.running())][:limit]
+        return [self._status(job_id) for job_id in dict.fromkeys(job for job, _ in self.running())][:limit]
 
-
-def _status(job_id: UUID) -> FTSJobStatus:
-    return FTSJobStatus(job_id, "ACTIVE", None, None, None, metadata={"issuer": "ASO"})
+    def _status(self, job_id: UUID) -> FTSJobStatus:
+        metadata = {"issuer": ISSUER, "installation": str(self.installation)}
+        return FTSJobStatus(job_id, "ACTIVE", None, None, None, metadata=metadata)
 
 
 class House(RuleBasedStateMachine):
@@ -115,7 +119,7 @@ class House(RuleBasedStateMachine):
     def __init__(self, one: Connection, other: Connection, observer: Connection) -> None:
         super().__init__()
         self.one, self.other, self.observer = one, other, observer
-        self.fts = ModelFTS()
+        self.fts = ModelFTS(installation_id(one))
         self.numbers = count(1)
         _empty(one)
         self.step = start_step(one, Actor(task_id="test", name="hypothesis"))
@@ -239,7 +243,7 @@ class House(RuleBasedStateMachine):
         redrive_failed(conn, CycleParams(created_from=FOR_EVER_AGO, created_to=FOR_EVER), self.step)
 
     def reconcile(self, conn: Connection, n: int) -> None:
-        reconcile.repair(conn, cast("Any", self.fts), fts_server="fts", step_run=self.step)
+        reconcile.repair(conn, Clients({"fts": cast("Any", self.fts)}), step_run=self.step)
 
     def archive(self, conn: Connection, n: int) -> None:
         move_finished(conn, keep_done_s=-1, keep_failed_s=-1 if n % 2 else 1e6)

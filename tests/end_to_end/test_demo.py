@@ -204,10 +204,10 @@ def test_the_submit_task_links_to_the_fts_monitor(platform: Platform) -> None:
 
 def request(number: int, source: str, destination: str) -> dict[str, Any]:
     """A file that nobody left at its source."""
-    name = f"alice.0/x/out_{number}.root"
+    name = f"x/out_{number}.root"
     return {
         "task": "261122_no_such_files", "username": "alice", "source": source, "destination": destination,
-        "source_lfn": f"/store/temp/user/{name}", "destination_lfn": f"/store/user/{name}",
+        "source_lfn": f"/store/temp/user/alice.0/{name}", "destination_lfn": f"/store/user/alice/{name}",
         "size_bytes": 1, "adler32": "1",
     }  # fmt: skip
 

@@ -485,6 +485,8 @@ def test_a_users_credential_is_let_go_when_fts_takes_his_job(two: Servers, add: 
 class Tokens:
     """Gives every file its tokens, but for one user."""
 
+    managed = False
+
     def __init__(self) -> None:
         self.asked: list[FilePlaces] = []
 
@@ -495,8 +497,10 @@ class Tokens:
         return "read", "write"
 
 
-def test_tokens_go_along_with_each_file(two: Servers, add: Add) -> None:
+def test_tokens_go_along_with_each_file(two: Servers, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
     planned_for(two, add, "alice", "bob")
+    # With a certificate storages would take the proxy that FTS gets.
+    monkeypatch.setattr(FTS3Client, "certificate", None)
     two.clients.tokens = tokens = Tokens()
     sent: list[JobSubmission] = []
 
@@ -507,6 +511,7 @@ def test_tokens_go_along_with_each_file(two: Servers, add: Add) -> None:
     two.house.client.submit = taken  # type: ignore[method-assign]
     summary = two.house.submit()
     assert "2 files of bob wait for a credential" in summary.sentence
+    assert all(job.params.unmanaged_tokens for job in sent)
     given = {(file.source_token, file.destination_token) for job in sent for file in job.files}
     assert given == {("read", "write")}
     assert {places.source_lfn for places in tokens.asked} == {

@@ -25,7 +25,7 @@ from asyncstageout.sandbox.fts.service import Options, SandboxFTS
 from asyncstageout.sandbox.serving import running, server
 from asyncstageout.sandbox.tls import client_certificate
 from asyncstageout.steps.sense import Round, sense_once
-from fixtures.catalogue import new_cycle
+from fixtures.catalogue import file_names, new_cycle
 from sandbox.harness import ALICE, GRIDMAP, caller, certificates
 
 JOBS = 10_000
@@ -109,18 +109,20 @@ def held_fts(tls_folder: Path, tmp_path: Path) -> Iterator[FTS3Client]:
 @pytest.fixture
 def open_jobs(conn: Connection, step: int) -> datetime:
     """Every job is open since hours and overdue, the first ones most."""
-    cycle = new_cycle(conn)
+    cycle, names = new_cycle(conn), file_names(conn)
     now = datetime.now(UTC)
     with conn.cursor().copy(
         "COPY fts_job (sid, job_id, fts_server, cycle_id, source, destination, identity, activity, priority, params,"
-        " transfer_ids, open_files, size_bytes, state, fts_state, submitted_at, polled_at, next_poll_at) FROM STDIN"
+        " source_storage, source_protocol, destination_storage, destination_protocol, transfer_ids, open_files,"
+        " size_bytes, state, fts_state, submitted_at, polled_at, next_poll_at) FROM STDIN"
     ) as copy:
         for number in range(JOBS):
             ids = range(number * FILES_PER_JOB + 1, (number + 1) * FILES_PER_JOB + 1)
             polled_at = now - timedelta(seconds=60 * (2 - number / JOBS))
             copy.write_row(
                 (UUID(int=number + 1), job_id(number), "fts", cycle.cycle_id, "T2_IT_Bari", "T2_CH_CERN", "service",
-                 "default", 3, "{}", "{" + ",".join(map(str, ids)) + "}", FILES_PER_JOB, 1, "SUBMITTED", "ACTIVE",
+                 "default", 3, "{}", names["T2_IT_Bari"], "davs", names["T2_CH_CERN"], "davs",
+                 "{" + ",".join(map(str, ids)) + "}", FILES_PER_JOB, 1, "SUBMITTED", "ACTIVE",
                  now - timedelta(hours=2), polled_at, polled_at + timedelta(seconds=60))
             )  # fmt: skip
     conn.execute("INSERT INTO task (name, username) VALUES ('t', 'alice')")

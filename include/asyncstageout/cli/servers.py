@@ -104,7 +104,7 @@ def change(
     with open_catalogue(catalogue_url) as conn:
         if not set_state(conn, name, state.value, reason=reason, by=who()):
             raise _unknown(name)
-    console.print(f"{name} is {state.value}. {FOLLOWS[state]}", markup=False)
+    console.print(f"{name} is {state.value}. {FOLLOWS[state]}", markup=False, soft_wrap=True)
 
 
 @servers.command()

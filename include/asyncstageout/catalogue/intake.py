@@ -31,7 +31,7 @@ CREATE TEMP TABLE incoming (
     position integer, request_id text, task text, username text, vo_group text, vo_role text, identity text,
     source text, destination text, source_lfn text, destination_lfn text, size_bytes bigint, adler32 text,
     type file_type, activity text, priority smallint, publication publication_state,
-    job_id text, job_retry_count smallint, outcome text, reason text
+    job_id text, job_retry_count smallint, reason text
 ) ON COMMIT DROP
 """
 
@@ -50,15 +50,18 @@ ON CONFLICT (name) DO NOTHING
 
 # In the order in which a person would check; the first thing wrong is the one that is told.
 _REFUSE = """
-UPDATE incoming i SET reason = CASE
-    WHEN NOT EXISTS (SELECT FROM site WHERE name = i.source) THEN 'unknown source site ' || i.source
-    WHEN NOT EXISTS (SELECT FROM site WHERE name = i.destination)
-        THEN 'unknown destination site ' || i.destination
-    WHEN i.source = i.destination AND i.source_lfn = i.destination_lfn
-        THEN 'source and destination are the same file'
-    ELSE (SELECT 'task ' || t.name || ' belongs to ' || t.username FROM task t
-          WHERE t.name = i.task AND t.username <> i.username)
-END
+UPDATE incoming i SET reason = wrong.reason FROM (
+    SELECT position, CASE
+        WHEN s.name IS NULL THEN 'unknown source site ' || i.source
+        WHEN d.name IS NULL THEN 'unknown destination site ' || i.destination
+        WHEN i.source = i.destination AND i.source_lfn = i.destination_lfn
+            THEN 'source and destination are the same file'
+        ELSE 'task ' || t.name || ' belongs to ' || t.username END AS reason
+    FROM incoming i LEFT JOIN site s ON s.name = i.source LEFT JOIN site d ON d.name = i.destination
+        LEFT JOIN task t ON t.name = i.task
+    WHERE s.name IS NULL OR d.name IS NULL OR t.username <> i.username
+        OR (i.source = i.destination AND i.source_lfn = i.destination_lfn)
+) wrong WHERE i.position = wrong.position
 """
 
 # What is known already goes on.
@@ -72,41 +75,41 @@ WHERE i.reason IS NULL AND i.source = r.source AND i.destination = r.destination
     AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
 """
 
+# Of requests for one file in one batch the first good one counts.
 _CREATE = """
-WITH created AS (
+WITH fresh AS MATERIALIZED (
+    SELECT i.*, t.id AS task_id FROM incoming i JOIN task t ON t.name = i.task
+    WHERE i.reason IS NULL
+        AND NOT EXISTS (SELECT FROM incoming e
+            WHERE e.request_id = i.request_id AND e.reason IS NULL AND e.position < i.position)
+        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
+), created AS (
     INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
         destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
-    SELECT i.request_id, t.id, i.username, i.identity, i.source, i.destination, i.source_lfn,
-        i.destination_lfn, i.size_bytes, i.adler32, i.type, i.activity, i.priority, i.publication,
-        i.job_id, i.job_retry_count
-    FROM (SELECT DISTINCT ON (request_id) * FROM incoming WHERE reason IS NULL
-          ORDER BY request_id, position) i
-    JOIN task t ON t.name = i.task
-    WHERE NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
-    ORDER BY i.position
+    SELECT request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,
+        size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count
+    FROM fresh ORDER BY position
     ON CONFLICT DO NOTHING
     RETURNING id, request_id
 ), event AS (
     INSERT INTO transfer_event (transfer_id, to_state, attempt, step_run)
     SELECT id, 'NEW', 0, %(step_run)s FROM created
 )
-UPDATE incoming i SET outcome = 'created' FROM (
-    SELECT DISTINCT ON (request_id) position FROM incoming JOIN created USING (request_id)
-    WHERE reason IS NULL ORDER BY request_id, position
-) first WHERE i.position = first.position
+SELECT position FROM fresh JOIN created USING (request_id)
 """
 
-# What was neither created nor refused met another request: for the same file, or for the same destination.
+# A statement of its own, so that it sees what others wrote meanwhile. What was neither created nor refused met
+# another request: for the same file, or for the same destination.
 _ANSWER = """
 SELECT position, request_id,
-    CASE WHEN outcome IS NOT NULL THEN outcome WHEN reason IS NULL AND known THEN 'exists' ELSE 'refused' END,
-    CASE WHEN outcome IS NULL AND reason IS NULL AND NOT known
+    CASE WHEN reason IS NULL AND known THEN 'exists' ELSE 'refused' END,
+    CASE WHEN reason IS NULL AND NOT known
         THEN 'another file is on its way to ' || destination_lfn || ' at ' || destination ELSE reason END
 FROM (
     SELECT *, EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
         OR EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id) AS known
-    FROM incoming i
-) answer ORDER BY position
+    FROM incoming i WHERE position <> ALL(%(created)s)
+) answer
 """
 
 
@@ -121,21 +124,26 @@ def add_transfers(
     Args:
         requests: (place in the batch, request), as :func:`asyncstageout.core.requests.read_requests` gives.
     """
+    ids: dict[int, str] = {}
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
         conn.execute(_INCOMING)
         with conn.cursor().copy(_COPY) as copy:
             for position, request in requests:
-                copy.write_row(_row(position, request))
-        conn.execute("ANALYZE incoming")
+                ids[position] = request_id = request.request_id
+                copy.write_row(_row(position, request_id, request))
+        conn.execute("ANALYZE incoming (request_id, task)")
         conn.execute(_ADD_TASKS)
         conn.execute(_REFUSE)
         _refuse_restricted(conn)
-        conn.execute(_CREATE, {"step_run": step_run})
-        answers = [Answer(*row) for row in conn.execute(_ANSWER)]
-        if any(answer.outcome == "created" for answer in answers):
+        created = {position for (position,) in conn.execute(_CREATE, {"step_run": step_run})}
+        if created:
             ring(conn)
-    return answers
+        answers = {position: Answer(position, ids[position], "created", None) for position in created}
+        if len(created) < len(ids):
+            rest = conn.execute(_ANSWER, {"created": list(created)})
+            answers |= {row[0]: Answer(*row) for row in rest}
+    return [answers[position] for position in sorted(ids)]
 
 
 def _refuse_restricted(conn: Connection) -> None:
@@ -155,10 +163,10 @@ def _refuse_restricted(conn: Connection) -> None:
     conn.execute(_RESTRICTED, {name: list(column) for name, column in zip(names, columns, strict=True)})
 
 
-def _row(position: int, request: TransferRequest) -> Sequence[object]:
+def _row(position: int, request_id: str, request: TransferRequest) -> Sequence[object]:
     publication = PublicationState.NEW if request.publish else PublicationState.NOT_REQUIRED
     return (
-        position, request.request_id, request.task, request.username, request.vo_group, request.vo_role,
+        position, request_id, request.task, request.username, request.vo_group, request.vo_role,
         str(request.identity), request.source, request.destination, request.source_lfn,
         request.destination_lfn, request.size_bytes, request.adler32, request.type.value, request.activity,
         request.priority, publication.value, request.job_id, request.job_retry_count,

@@ -98,8 +98,8 @@ WITH fresh AS MATERIALIZED (
 SELECT position FROM fresh JOIN created USING (request_id)
 """
 
-# A statement of its own, so that it sees what others wrote meanwhile. What was neither created nor refused met
-# another request: for the same file, or for the same destination.
+# A statement of its own, so that it sees what others wrote meanwhile. What was neither created nor refused
+# met another request: for the same file, or for the same destination.
 _ANSWER = """
 SELECT position, request_id,
     CASE WHEN reason IS NULL AND known THEN 'exists' ELSE 'refused' END,

@@ -12,7 +12,7 @@ from hashlib import sha224
 MAX_LFN_CHARS = 500
 """CRAB's limit for an LFN (``validateLFNs``); FTS refuses URLs over 1,100 characters with a 500."""
 
-_LFN = re.compile(r"/store(/[A-Za-z0-9_+=~.\-]+)+\Z")
+_LFN = re.compile(r"/store(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_+=~.\-]+)+\Z")
 _SITE = re.compile(r"T[0-3]_[A-Z]{2}_[A-Za-z0-9_]+\Z")
 _ADLER32 = re.compile(r"[0-9a-fA-F]{1,8}\Z")
 
@@ -25,13 +25,13 @@ def check_lfn(lfn: str) -> str:
     """Return the LFN, or raise :class:`BadName` with the rule that it breaks."""
     if len(lfn) > MAX_LFN_CHARS:
         raise BadName(f"LFN has {len(lfn)} characters; the limit is {MAX_LFN_CHARS}")
+    if _LFN.match(lfn):
+        return lfn
     if not lfn.startswith("/store/"):
         raise BadName(f"LFN must start with /store/: {lfn!r}")
     if any(part in ("", ".", "..") for part in lfn[1:].split("/")):
         raise BadName(f"LFN must not hold '..', '.' or empty parts: {lfn!r}")
-    if not _LFN.match(lfn):
-        raise BadName(f"LFN holds a character outside A-Z a-z 0-9 _ + = ~ . - /: {lfn!r}")
-    return lfn
+    raise BadName(f"LFN holds a character outside A-Z a-z 0-9 _ + = ~ . - /: {lfn!r}")
 
 
 def check_site(site: str) -> str:

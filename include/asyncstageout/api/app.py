@@ -1,0 +1,110 @@
+"""Puts the API together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from asyncstageout.api.callers import APIHouse
+from asyncstageout.api.gate import Gate
+from asyncstageout.api.problems import described, tell
+
+PREFIX = "/api/v1"
+
+ROUTERS = {
+    "transfers": PREFIX,
+    "tasks": PREFIX,
+    "metadata": PREFIX,
+    "configuration": PREFIX,
+    "health": PREFIX,
+    "metrics": PREFIX,
+    "crab": "",
+}
+"""Module of this package -> where its ``router`` is."""
+
+TAGS = [
+    {"name": "transfers", "description": "Files: hand them in, ask for them, kill and retry them."},
+    {"name": "tasks", "description": "The tasks that files belong to."},
+    {"name": "metadata", "description": "What publication wants to know of a file."},
+    {
+        "name": "configuration",
+        "description": "For operators: policies, restrictions, servers, changes.",
+    },
+    {"name": "monitoring", "description": "Health and metrics."},
+    {"name": "crab", "description": "CRAB's own interface."},
+]
+
+SECURITY = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "Airflow's token: POST /auth/token.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "_token",
+        "description": "Airflow's session in a browser; changes need the header X-Requested-With.",
+    },
+    "certificate": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "cms-authn-hmac",
+        "description": "A client certificate, signed by the trusted TLS front end in cms-authn-* headers.",
+    },
+}
+
+DESCRIPTION = """\
+Hands files to AsyncStageOut and tells what becomes of them. Errors are `application/problem+json` (RFC 9457).
+Users see and act on their own files, submitting services on those of the users that they may act for,
+operators on all. Another user's file does not exist (404)."""
+
+
+class API(FastAPI):
+    """The application, with its errors and security described."""
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        schema = get_openapi(
+            title=self.title,
+            version=self.version,
+            description=self.description,
+            routes=self.routes,
+            tags=TAGS,
+            servers=[{"url": "/stageout"}],
+        )
+        schema["components"]["securitySchemes"] = SECURITY
+        schema["security"] = [{name: []} for name in SECURITY]
+        return described(schema)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI 3.1 document."""
+        return self.document
+
+
+def create_app(house: APIHouse) -> API:
+    """Return the application; whoever mounts it decides where."""
+    app = API(
+        title="AsyncStageOut",
+        version=version("asyncstageout"),
+        description=DESCRIPTION,
+        openapi_url=f"{PREFIX}/openapi.json",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.house = house
+    app.add_middleware(Gate, house=house)
+    tell(app)
+    for name, prefix in ROUTERS.items():
+        if find_spec(f"asyncstageout.api.{name}"):
+            app.include_router(import_module(f"asyncstageout.api.{name}").router, prefix=prefix)
+    return app

@@ -20,8 +20,8 @@ from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.catalogue.sensing import Report, stage_reports
 from asyncstageout.catalogue.step_runs import Actor, start_step
 from asyncstageout.catalogue.storages import put_sites
-from asyncstageout.cli.prospects import REMEDIES, what_next
 from asyncstageout.core.failures import Category
+from asyncstageout.core.prospects import REMEDIES, what_next
 from asyncstageout.core.requests import read_requests
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.collect import collect

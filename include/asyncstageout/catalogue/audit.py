@@ -25,7 +25,10 @@ LIVING = "('PLANNED', 'SUBMITTED')"
 
 
 class Invariant(NamedTuple):
-    """What must always be true, and the query for where it is not: (file or job, what is wrong)."""
+    """What must always be true, and the query for where it is not: (file or job, what is wrong).
+
+    What somebody outside moves (``transfer.driver``) is in no FTS job of ours.
+    """
 
     name: str
     proves: str
@@ -35,9 +38,10 @@ class Invariant(NamedTuple):
 # Every file wherever it is, and every file's events in their order.
 _FILE = """
 file AS (
-    SELECT id, request_id, state, attempt, fts_job, ended_at, false AS archived FROM transfer WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, false AS archived FROM transfer
+    WHERE {id}
     UNION ALL
-    SELECT id, request_id, state, attempt, fts_job, ended_at, true FROM transfer_history WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, true FROM transfer_history WHERE {id}
 )
 """
 _LINE = """
@@ -79,7 +83,7 @@ INVARIANTS = (
             ELSE ' without ever having been in a job' END
         FROM file
         WHERE (ended_at IS NOT NULL) <> (state IN {FINAL}) OR (archived AND state NOT IN {FINAL})
-            OR (state IN ('ACQUIRED', 'SUBMITTED') AND fts_job IS NULL)
+            OR (state IN ('ACQUIRED', 'SUBMITTED') AND fts_job IS NULL AND driver IS NULL)
             OR (state = 'SUBMITTED' AND attempt = 0)
         """,
     ),
@@ -148,7 +152,8 @@ INVARIANTS = (
         "no file was taken, or accepted, twice in one FTS job",
         """
         SELECT transfer_id::text, to_state || ' ' || count(*) || ' times in job ' || fts_job
-        FROM transfer_event WHERE to_state IN ('ACQUIRED', 'SUBMITTED') AND {transfer_id}
+        FROM transfer_event
+        WHERE to_state IN ('ACQUIRED', 'SUBMITTED') AND fts_job IS NOT NULL AND {transfer_id}
         GROUP BY transfer_id, fts_job, to_state HAVING count(*) > 1
         """,
     ),
@@ -158,7 +163,7 @@ INVARIANTS = (
         """
         WITH taken AS (
             SELECT DISTINCT fts_job AS sid, transfer_id AS id FROM transfer_event
-            WHERE to_state = 'ACQUIRED' AND {transfer_id}
+            WHERE to_state = 'ACQUIRED' AND fts_job IS NOT NULL AND {transfer_id}
         ), listed AS (
             SELECT j.sid, u.id FROM fts_job j CROSS JOIN LATERAL unnest(j.transfer_ids) AS u(id)
             WHERE {sid} AND {u_id}
@@ -175,7 +180,8 @@ INVARIANTS = (
         SELECT t.id::text,
             t.state || ' in ' || coalesce('job ' || j.sid || ', which is ' || j.state, 'no job')
         FROM transfer t LEFT JOIN fts_job j ON j.sid = t.fts_job AND t.id = ANY(j.transfer_ids)
-        WHERE t.state IN {OPEN} AND (t.state <> 'KILL' OR t.fts_job IS NOT NULL) AND NOT coalesce(
+        WHERE t.state IN {OPEN} AND t.driver IS NULL AND (t.state <> 'KILL' OR t.fts_job IS NOT NULL)
+            AND NOT coalesce(
             (t.state IN ('ACQUIRED', 'KILL') AND j.state = 'PLANNED')
             OR (t.state IN ('SUBMITTED', 'KILL') AND j.state = 'SUBMITTED'), false)
         """,

@@ -53,12 +53,12 @@ class Barred(NamedTuple):
 # One index probe per (link, user), however many files wait (a "loose index scan").
 _LINKS = """
 WITH RECURSIVE pair AS (
-    (SELECT source, destination, username FROM transfer WHERE state IN ('NEW', 'RETRY')
+    (SELECT source, destination, username FROM transfer WHERE state IN ('NEW', 'RETRY') AND driver IS NULL
      ORDER BY source, destination, username LIMIT 1)
     UNION ALL
     SELECT following.* FROM pair p CROSS JOIN LATERAL (
         SELECT source, destination, username FROM transfer
-        WHERE state IN ('NEW', 'RETRY')
+        WHERE state IN ('NEW', 'RETRY') AND driver IS NULL
             AND (source, destination, username) > (p.source, p.destination, p.username)
         ORDER BY source, destination, username LIMIT 1
     ) following
@@ -113,6 +113,7 @@ WITH wanted AS (
         SELECT id, due_at FROM transfer t
         WHERE t.state IN ('NEW', 'RETRY') AND t.source = e.source AND t.destination = e.destination
             AND t.username = e.username AND t.priority = s.priority AND t.due_at <= now()
+            AND t.driver IS NULL  -- else somebody outside moves it
             AND NOT EXISTS (
                 SELECT FROM barred b WHERE b.source = e.source AND b.destination = e.destination
                     AND b.username = e.username AND (b.activity = t.activity OR b.identity = t.identity))
@@ -131,7 +132,7 @@ SELECT t.id, t.source, t.destination, t.username, t.identity, t.activity, t.prio
     t.source_lfn, t.destination_lfn, t.fts_job,
     (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE
 FROM picked p JOIN transfer t USING (id)
-WHERE t.state IN ('NEW', 'RETRY')
+WHERE t.state IN ('NEW', 'RETRY') AND t.driver IS NULL
 ORDER BY p.turn, t.due_at, t.id
 FOR UPDATE OF t SKIP LOCKED
 """
@@ -165,7 +166,7 @@ WITH changed AS (
     WHERE NOT EXISTS (  -- a later request for the same destination has taken its place
             SELECT FROM transfer o WHERE o.destination_key = t.destination_key AND o.id <> t.id
                 AND (o.state NOT IN ('DONE', 'FAILED', 'KILLED') OR o.id > t.id))
-        AND state = 'FAILED' AND created_at >= %(created_from)s AND created_at < %(created_to)s
+        AND state = 'FAILED' AND driver IS NULL AND created_at >= %(created_from)s AND created_at < %(created_to)s
         AND (%(username)s::text IS NULL OR username = %(username)s)
         AND (%(source)s::text IS NULL OR source = %(source)s)
         AND (%(destination)s::text IS NULL OR destination = %(destination)s)

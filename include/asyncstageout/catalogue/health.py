@@ -34,7 +34,7 @@ def longest_wait_s(conn: Connection) -> float | None:
     """Return for how long the file that is due the longest has been waiting for a cycle; None if none is."""
     row = conn.execute(
         "SELECT extract(epoch FROM now() - min(due_at)) FROM transfer"
-        " WHERE state IN ('NEW', 'RETRY') AND due_at <= now()"
+        " WHERE state IN ('NEW', 'RETRY') AND driver IS NULL AND due_at <= now()"
     ).fetchone()
     return None if row is None or row[0] is None else float(row[0])
 

@@ -213,7 +213,8 @@ def next_due(conn: Connection, after: datetime) -> datetime | None:
     row = conn.execute(
         """
         SELECT least(
-            (SELECT min(due_at) FROM transfer WHERE state IN ('NEW', 'RETRY') AND due_at > %(after)s),
+            (SELECT min(due_at) FROM transfer
+             WHERE state IN ('NEW', 'RETRY') AND driver IS NULL AND due_at > %(after)s),
             (SELECT min(ends_at) FROM restriction
              WHERE lifted_at IS NULL AND mode <> 'drain' AND ends_at > %(after)s)
         )

@@ -71,7 +71,7 @@ WITH way AS (
             WHEN j.state = 'REFUSED' THEN 'FTS had refused its job'
             ELSE 'its FTS job does not list it' END AS why
     FROM transfer t JOIN way w USING (state) LEFT JOIN fts_job j ON j.sid = t.fts_job
-    WHERE t.state IN {_OPEN}
+    WHERE t.state IN {_OPEN} AND t.driver IS NULL
         AND (j.sid IS NULL OR j.state = 'REFUSED' OR NOT t.id = ANY(j.transfer_ids))
     ORDER BY t.id LIMIT %(at_most)s
 ), changed AS (
@@ -159,11 +159,12 @@ SELECT count(*) FROM fts_job j WHERE j.state = 'PLANNED' AND EXISTS (
 
 LEAKS = f"""
 SELECT t.id, 'it waits until ' || t.due_at AS detail FROM transfer t
-WHERE t.state IN ('NEW', 'RETRY') AND t.due_at > now() + make_interval(secs => {FARTHEST_DUE_S})
+WHERE t.state IN ('NEW', 'RETRY') AND t.driver IS NULL AND t.due_at > now() + make_interval(secs => {FARTHEST_DUE_S})
 UNION ALL
 SELECT t.id, t.state || ' in ' || coalesce('a job that is ' || j.state, 'no job')
 FROM transfer t LEFT JOIN fts_job j ON j.sid = t.fts_job
-WHERE t.state IN {_OPEN} AND t.updated_at < now() - make_interval(secs => %(leak_s)s)
+WHERE t.state IN {_OPEN} AND t.driver IS NULL
+    AND t.updated_at < now() - make_interval(secs => %(leak_s)s)
     AND NOT coalesce(
         t.id = ANY(j.transfer_ids)
         AND ((t.state IN ('ACQUIRED', 'KILL') AND j.state = 'PLANNED')

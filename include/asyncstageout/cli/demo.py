@@ -39,9 +39,9 @@ from asyncstageout.cli.doctor import examine
 from asyncstageout.cli.doctor import show as show_result
 from asyncstageout.cli.load import day_lines, fill_sites, load_requests, offer_sites, progress
 from asyncstageout.cli.options import open_catalogue, who
-from asyncstageout.cli.prospects import remedy
 from asyncstageout.cli.surroundings import Surroundings
 from asyncstageout.cli.up import follow, show_entrance, start, stop
+from asyncstageout.core.prospects import remedy
 from asyncstageout.core.states import FINAL_STATES, TransferState
 from asyncstageout.sandbox.arrivals import Mismatch, mismatches
 from asyncstageout.sandbox.days import Day, DayFile

@@ -20,8 +20,8 @@ from asyncstageout.catalogue.link_health import why_waiting
 from asyncstageout.catalogue.lookup import Event, FileFilter, file_events, find_file, list_files
 from asyncstageout.cli import app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL, open_catalogue
-from asyncstageout.cli.prospects import what_next
 from asyncstageout.core.planning import Link
+from asyncstageout.core.prospects import what_next
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.recording import size
 

@@ -40,6 +40,23 @@ CREATE TABLE crab_record (
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE crab_record IS 'What only CRAB''s own clients say and ask of a file, beside its transfer.';
+CREATE INDEX crab_record_publisher ON crab_record (publisher);
+
+CREATE TABLE publication_event (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    transfer_id bigint NOT NULL,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    from_state  publication_state NOT NULL,
+    to_state    publication_state NOT NULL,
+    step_run    bigint NOT NULL,
+    reason      text
+);
+CREATE INDEX publication_event_of_transfer ON publication_event (transfer_id);
+COMMENT ON TABLE publication_event IS 'Append-only audit trail of transfer.publication after arrival.';
+CREATE TRIGGER publication_event_append_only BEFORE UPDATE OR DELETE ON publication_event
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE INDEX transfer_to_publish ON transfer (publication, id)
+    WHERE state = 'DONE' AND publication IN ('NEW', 'ACQUIRED');
 """
 
 SUBMITTERS = """
@@ -89,8 +106,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("""
-        DROP TABLE intake_object, file_metadata, submitting_service, crab_record;
-        DROP INDEX transfer_driven, transfer_of_task, transfer_history_task;
+        DROP TABLE intake_object, file_metadata, submitting_service, publication_event, crab_record;
+        DROP INDEX transfer_to_publish, transfer_driven, transfer_of_task, transfer_history_task;
         CREATE INDEX transfer_of_task ON transfer (task_id);
         CREATE INDEX transfer_history_task ON transfer_history (task_id);
         ALTER TABLE transfer DROP CONSTRAINT transfer_has_mover;

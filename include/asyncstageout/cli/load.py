@@ -109,7 +109,7 @@ def load(
         else:
             made_up = _day(seed, files, users, sites, with_bytes=not no_bytes)
             loaded = _load_day(conn, made_up, with_bytes=not no_bytes)
-    _show(loaded, as_json=as_json)
+    show_loaded(loaded, as_json=as_json)
     raise typer.Exit(1 if loaded.outcomes["refused"] else 0)
 
 
@@ -221,8 +221,8 @@ def _day(seed: int, files: int, users: int, sites: int, *, with_bytes: bool) -> 
 
 
 def _load_list(conn: Connection, name: str) -> Loaded:
-    with _opened(name) as (stream, size_bytes), progress("loading", size_bytes) as advance:
-        return load_requests(conn, read_lines(_counted(stream, advance)), _actor())
+    with opened(name) as (stream, size_bytes), progress("loading", size_bytes) as advance:
+        return load_requests(conn, read_lines(counted(stream, advance)), _actor())
 
 
 def _load_day(conn: Connection, day: Day, *, with_bytes: bool) -> Loaded:
@@ -242,7 +242,7 @@ def _actor() -> Actor:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """Open a list; yield it with its size in bytes, which is unknown of the input."""
     if name == "-":
         yield sys.stdin.buffer, None
@@ -265,7 +265,8 @@ def progress(what: str, total: int | None) -> Iterator[Advance]:
         yield lambda amount: bar.advance(task, amount)
 
 
-def _counted(stream: Iterable[bytes], advance: Advance) -> Iterator[bytes]:
+def counted(stream: Iterable[bytes], advance: Advance) -> Iterator[bytes]:
+    """Yield what is read, and say how many bytes of it there were."""
     for text in stream:
         advance(len(text))
         yield text
@@ -277,7 +278,8 @@ def _each(lines: Iterable[Line], advance: Advance) -> Iterator[Line]:
         yield line
 
 
-def _show(loaded: Loaded, *, as_json: bool) -> None:
+def show_loaded(loaded: Loaded, *, as_json: bool) -> None:
+    """Print what became of a list, with the first of its refusals."""
     if as_json:
         refusals = [
             {"line": line.number, "source_lfn": line.source_lfn, "reason": line.reason}

@@ -118,7 +118,7 @@ class Surroundings:
             requests.RequestException: Airflow does not answer, or refuses the login.
             Advice: no token is given and there is no embedded platform.
         """
-        token = self.airflow_token or self._log_in()
+        token = self.airflow_token or self.log_in()
         return new_session(Access(bearer=lambda: token), pool_size=1)
 
     def ask_airflow(self, path: str) -> Any:
@@ -134,7 +134,13 @@ class Surroundings:
         answer.raise_for_status()
         return answer.json()
 
-    def _log_in(self) -> str:
+    def log_in(self) -> str:
+        """Return a token of the embedded platform's Airflow.
+
+        Raises:
+            requests.RequestException: Airflow does not answer, or refuses the login.
+            Advice: there is no embedded platform.
+        """
         logins = self.layout.secrets / LOGINS_FILE
         if not logins.exists():
             raise Advice("no login at Airflow is known", "Give --airflow-token, or start the platform.")

@@ -38,6 +38,9 @@ class Event:
     attempt: int = 0
     reason: str | None = None
     actor: str | None = None
+    """Who did it: airflow, or an account."""
+    step: str | None = None
+    """What did it: a task of a DAG, or what somebody asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,10 @@ class File:
     failure_reason: str | None = None
     updated_at: datetime | None = None
     ended_at: datetime | None = None
+    what_next: str | None = None
+    """What happens next, or what somebody has to do; this and ``events`` only of a file asked for alone."""
     events: list[Event] = field(default_factory=list)
-    """What happened to it, in order; only of a file that was asked for alone."""
+    """What happened to it, in order."""
 
     @property
     def is_final(self) -> bool:
@@ -79,7 +84,11 @@ class Task:
     states: dict[str, int]
     """State -> number of files; what is 0 may be absent."""
     size_bytes: int = 0
-    publication: dict[str, int] = field(default_factory=dict)
+    publications: dict[str, int] = field(default_factory=dict)
+    """State of publication -> number of files."""
+    created_at: datetime | None = None
+    oldest_waiting_at: datetime | None = None
+    """When the oldest file that waits arrived."""
 
     @property
     def files(self) -> int:
@@ -104,12 +113,14 @@ class FileOutcome:
 class Acted:
     """What a kill or a retry did, or would do."""
 
-    counts: dict[str, int]
+    sentence: str
+    outcomes: dict[str, int]
     """Outcome (``killed``, ``being_killed``, ``too_late``, ``sent_again``, ``not_yours``, ...) -> files."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Why files were refused -> how many."""
-    files: tuple[FileOutcome, ...] = ()
+    files: list[FileOutcome] | None = None
     """Each file, where ids were given."""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

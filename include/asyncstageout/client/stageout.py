@@ -211,7 +211,8 @@ class Stageout:
         """Hand in what publication wants to know of files; yield what became of each, batch by batch.
 
         Args:
-            records: ``request_id`` (or ``source_lfn``), ``task`` and ``body``; see docs/how-to/rest-api.md.
+            records: ``request_id`` or ``source_lfn``, ``task``, ``metadata``, and ``username`` of the owner if
+                he is another one; at most 1 MiB each (docs/how-to/rest-api.md).
 
         Raises:
             StageoutError: the service refuses all of a batch, or does not answer.

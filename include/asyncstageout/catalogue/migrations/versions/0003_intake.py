@@ -40,7 +40,6 @@ CREATE TABLE crab_record (
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE crab_record IS 'What only CRAB''s own clients say and ask of a file, beside its transfer.';
-CREATE INDEX crab_record_publisher ON crab_record (publisher);
 
 CREATE TABLE publication_event (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

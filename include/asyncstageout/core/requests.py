@@ -5,7 +5,8 @@ The field set is CRAB's ``filetransfersdb`` record (see docs/glossary), with exp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -130,19 +131,43 @@ def read_requests(
     records: Iterable[Mapping[str, Any]],
 ) -> tuple[list[tuple[int, TransferRequest]], list[Refusal]]:
     """Check a batch; return the good ones with their places, and a refusal for each bad one."""
+    return _read(records, TransferRequest.model_validate)
+
+
+def read_json_requests(
+    texts: Iterable[bytes],
+) -> tuple[list[tuple[int, TransferRequest]], list[Refusal]]:
+    """Check a batch of JSON texts, one object each, quicker than parsed: see :func:`read_requests`."""
+    return _read(texts, TransferRequest.model_validate_json)
+
+
+def _read(
+    records: Iterable[Any], check: Callable[[Any], TransferRequest]
+) -> tuple[list[tuple[int, TransferRequest]], list[Refusal]]:
     good: list[tuple[int, TransferRequest]] = []
     bad: list[Refusal] = []
     for position, record in enumerate(records):
         try:
-            good.append((position, TransferRequest.model_validate(record)))
+            good.append((position, check(record)))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            bad.append(
-                Refusal(
-                    position=position,
-                    source_lfn=str(record.get("source_lfn", "")) if isinstance(record, Mapping) else "",
-                    field=".".join(str(part) for part in first["loc"]) or "request",
-                    reason=first["msg"].removeprefix("Value error, "),
-                )
-            )
+            bad.append(_refusal(position, record, error))
     return good, bad
+
+
+def _refusal(position: int, record: object, error: ValidationError) -> Refusal:
+    first = error.errors(include_url=False)[0]
+    return Refusal(
+        position=position,
+        source_lfn=_source_lfn(record),
+        field=".".join(str(part) for part in first["loc"]) or "request",
+        reason=first["msg"].removeprefix("Value error, "),
+    )
+
+
+def _source_lfn(record: object) -> str:
+    if isinstance(record, bytes):
+        try:
+            record = json.loads(record)
+        except (ValueError, RecursionError):
+            return ""
+    return str(record.get("source_lfn", "")) if isinstance(record, Mapping) else ""

@@ -1,6 +1,6 @@
 """What AsyncStageOut adds to Airflow's api-server: the REST API below /stageout.
 
-Every Airflow process executes this file, but only the api-server serves: the application is made by the first request.
+Every Airflow process executes this file, but only the api-server serves: its first request makes the app.
 """
 
 from __future__ import annotations

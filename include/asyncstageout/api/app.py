@@ -106,5 +106,7 @@ def create_app(house: APIHouse) -> API:
     tell(app)
     for name, prefix in ROUTERS.items():
         if find_spec(f"asyncstageout.api.{name}"):
-            app.include_router(import_module(f"asyncstageout.api.{name}").router, prefix=prefix)
+            router = getattr(import_module(f"asyncstageout.api.{name}"), "router", None)
+            if router is not None:
+                app.include_router(router, prefix=prefix)
     return app

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from asyncstageout.api.callers import Catalogue, Operator
-from asyncstageout.api.limits import PAGE_ROWS
+from asyncstageout.api.limits import PAGE_ROWS, Moment
 from asyncstageout.api.problems import Flaw, Problem
 from asyncstageout.catalogue.config_changes import config_changes
 from asyncstageout.catalogue.fts_servers import server_views
@@ -23,6 +23,7 @@ from asyncstageout.catalogue.restrictions import (
     open_restrictions,
     restrict,
 )
+from asyncstageout.core.policies import PolicyRow
 from asyncstageout.core.restrictions import Mode
 from asyncstageout.core.scopes import Scope
 from asyncstageout.core.servers import State
@@ -102,8 +103,8 @@ class RestrictionBody(ScopeBody):
     mode: Mode
     site: Name | None = Field(None, description="At either end; then no source and destination.")
     reason: str = Field(min_length=1, max_length=1000, description="What users read while they wait.")
-    starts_at: AwareDatetime | None = Field(None, description="Empty: now.")
-    ends_at: AwareDatetime | None = Field(None, description="Empty: until it is lifted.")
+    starts_at: Moment | None = Field(None, description="Empty: now.")
+    ends_at: Moment | None = Field(None, description="Empty: until it is lifted.")
     is_downtime: bool = Field(False, description="Announced by the site.")
     everything: bool = Field(False, description="Must be true where nothing is named.")
 
@@ -164,25 +165,19 @@ class ServerView(BaseModel):
 @router.get("/policies")
 def list_policies(_: Operator, catalogue: Catalogue) -> list[PolicyView]:
     """List what is set for whom."""
-    return [
-        PolicyView(**row.scope._asdict(), settings=row.settings, updated_by=row.updated_by,
-                   updated_at=row.updated_at)
-        for row in policy_rows(catalogue)
-    ]  # fmt: skip
+    return [_policy_view(row) for row in policy_rows(catalogue)]
 
 
 @router.put("/policies")
 def put_policies(body: PolicyBody, operator: Operator, catalogue: Catalogue) -> PolicyView:
-    """Make these the settings for what is named, in place of those before. It counts from the next cycle on."""
+    """Make these the settings for what is named, in place of those before; from the next cycle on."""
     scope = _scope(body)
-    put_policy(
-        catalogue, scope.source, scope.destination, body.settings, operator.name,
-        username=scope.username, activity=scope.activity,
-    )  # fmt: skip
-    row = next(row for row in policy_rows(catalogue) if row.scope == scope)
-    return PolicyView(
-        **scope._asdict(), settings=row.settings, updated_by=row.updated_by, updated_at=row.updated_at
-    )
+    with catalogue.transaction():
+        put_policy(
+            catalogue, scope.source, scope.destination, body.settings, operator.name,
+            username=scope.username, activity=scope.activity,
+        )  # fmt: skip
+        return _policy_view(next(row for row in policy_rows(catalogue) if row.scope == scope))
 
 
 @router.delete("/policies")
@@ -234,7 +229,7 @@ def list_changes(
     _: Operator,
     catalogue: Catalogue,
     *,
-    since: AwareDatetime | None = None,
+    since: Moment | None = None,
     table: Annotated[str | None, Query(pattern="^[a-z_]{1,63}$")] = None,
     limit: Rows = 50,
 ) -> list[ChangeView]:
@@ -257,6 +252,12 @@ def list_servers(_: Operator, catalogue: Catalogue) -> list[ServerView]:
         )
         for view in server_views(catalogue)
     ]  # fmt: skip
+
+
+def _policy_view(row: PolicyRow) -> PolicyView:
+    return PolicyView(
+        **row.scope._asdict(), settings=row.settings, updated_by=row.updated_by, updated_at=row.updated_at
+    )
 
 
 def _scope(body: ScopeBody) -> Scope:

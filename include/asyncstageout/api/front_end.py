@@ -78,7 +78,7 @@ class FrontEnd:
     peers: tuple[IPv4Network | IPv6Network, ...]
     """From where it connects; from elsewhere its headers mean nothing."""
     operators: frozenset[str] = frozenset()
-    """Who is an operator: ``role``, or ``role@group:name``, as CMS spells them (``crab-operator@group:crab3``)."""
+    """Who is an operator: ``role``, or ``role@group:name``, such as ``crab-operator@group:crab3``."""
 
     def caller(self, request: Request) -> Caller:
         """Return whom the headers of a request name.
@@ -98,9 +98,8 @@ class FrontEnd:
 
     def _distrust(self, headers: Mapping[str, bytes], peer: str) -> str:
         """Return why headers do not count, or nothing if they do."""
-        method, login = (
-            headers.get(f"cms-authn-{what}", b"").decode("latin-1") for what in ("method", "login")
-        )
+        method = headers.get("cms-authn-method", b"").decode("latin-1")
+        login = headers.get("cms-authn-login", b"").decode("latin-1")
         wrong = {
             "not one of its addresses": not self._knows(peer),
             "a header came twice": "" in headers,

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from threading import Lock
 from time import monotonic
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import AfterValidator, AwareDatetime
 from starlette.types import Message, Receive
 
 from asyncstageout.api.problems import Problem
@@ -33,6 +35,19 @@ BODY_BYTES: Mapping[tuple[str, str], int] = {
 OTHER_BODY_BYTES = MIB
 PAGE_ROWS = 1000
 """Rows of a page, at most."""
+
+
+FIRST_AT, LAST_AT = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+
+
+def _in_our_time(moment: datetime) -> datetime:
+    if not FIRST_AT <= moment < LAST_AT:
+        raise ValueError(f"must be from {FIRST_AT:%Y-%m-%d} on and before {LAST_AT:%Y-%m-%d}")
+    return moment.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_our_time)]
+"""A time with its zone; Postgres can write some that Python cannot read."""
 
 
 class Rate(NamedTuple):

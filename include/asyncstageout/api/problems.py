@@ -155,6 +155,11 @@ def _unreachable(request: Request, error: Exception) -> HTTPException:
     )
 
 
+def _impossible(request: Request, error: Exception) -> HTTPException:
+    logger.warning("%s %s: the catalogue cannot hold a value: %s", request.method, request.url.path, error)
+    return Problem(422, "A value cannot be kept, such as a NUL character.", kind="invalid-request")
+
+
 def _wrong(_: Request, error: Exception) -> HTTPException:
     return Problem(422, str(error), kind="invalid-request", errors=[Flaw(detail=str(error))])
 
@@ -165,6 +170,7 @@ TOLD: dict[type[Exception], Callable[[Request, Exception], HTTPException]] = {
     QueryCanceled: _too_slow,
     CatalogueBusy: _busy,
     psycopg.OperationalError: _unreachable,
+    psycopg.DataError: _impossible,
     UnknownSetting: _wrong,
     WrongValue: _wrong,
     UnknownSite: _wrong,

@@ -15,10 +15,10 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
 from airflow.configuration import conf
-from airflow.exceptions import AirflowNotFoundException
 from airflow.models.dag import DagModel
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException

@@ -1,0 +1,68 @@
+"""Numbers for a monitoring system: few, with few labels, at a cost that does not grow with the queue."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from psycopg import Connection
+
+from asyncstageout.catalogue.fts_servers import AWAY
+
+COUNTED_UP_TO = 100_000
+"""Waiting files are counted up to here; above, Postgres's own estimate is told if it is larger."""
+RECENT_MINUTES = 5
+LAST_STEPS = 10_000
+"""Among so many of the last steps the last good one of each kind is looked for."""
+
+_METRICS = f"""
+WITH waiting AS (
+    SELECT count(*) AS files FROM (
+        SELECT 1 FROM transfer WHERE state IN ('NEW', 'RETRY') LIMIT {COUNTED_UP_TO}
+    ) t
+), ended AS (
+    SELECT state, count(*) AS files FROM transfer
+    WHERE ended_at > now() - interval '{RECENT_MINUTES} min' GROUP BY state
+), jobs AS (
+    SELECT fts_server, state, count(*) AS jobs, sum(open_files) AS files FROM fts_job
+    WHERE state IN ('PLANNED', 'SUBMITTED') GROUP BY fts_server, state
+)
+SELECT 'files_waiting', '', '', CASE WHEN files < {COUNTED_UP_TO} THEN files
+    ELSE (SELECT greatest(files, reltuples) FROM pg_class WHERE oid = 'transfer_pending'::regclass) END
+FROM waiting
+UNION ALL SELECT 'wait_seconds', '', '', coalesce(extract(epoch FROM now() - min(due_at)), 0)
+    FROM transfer WHERE state IN ('NEW', 'RETRY') AND due_at <= now()
+UNION ALL SELECT 'files_ended_recently', state::text, '', coalesce(files, 0)
+    FROM unnest('{{DONE,FAILED,KILLED}}'::transfer_state[]) AS state LEFT JOIN ended USING (state)
+UNION ALL SELECT 'fts_jobs', fts_server, state::text, jobs FROM jobs
+UNION ALL SELECT 'files_in_fts', fts_server, state::text, files FROM jobs
+UNION ALL SELECT 'fts_server_usable', name, '',
+    CASE WHEN state = 'up' AND name NOT IN ({AWAY}) THEN 1 ELSE 0 END FROM fts_server
+UNION ALL SELECT 'links_broken', '', '', count(*) FROM link_breaker
+UNION ALL SELECT 'identities_held', '', '', count(*) FROM identity_hold
+UNION ALL SELECT 'restrictions', m.mode::text, '', count(r.id)
+    FROM unnest(enum_range(NULL::restriction_mode)) AS m(mode) LEFT JOIN restriction r
+        ON r.mode = m.mode AND r.lifted_at IS NULL AND r.starts_at <= now()
+        AND (r.ends_at IS NULL OR r.ends_at > now())
+    GROUP BY m.mode
+UNION ALL SELECT 'step_age_seconds', dag_id, task_id, extract(epoch FROM now() - max(ended_at))
+    FROM step_run WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND outcome = 'success'
+        AND dag_id LIKE 'stageout%' GROUP BY dag_id, task_id
+ORDER BY 1, 2, 3
+"""
+
+
+class Measurement(NamedTuple):
+    """One number, and up to two labels; unused ones are empty."""
+
+    name: str
+    first: str
+    second: str
+    value: float
+
+
+def measurements(conn: Connection) -> list[Measurement]:
+    """Return all numbers, those of a name together."""
+    return [
+        Measurement(name, first, second, float(value))
+        for name, first, second, value in conn.execute(_METRICS)
+    ]

@@ -1,0 +1,91 @@
+"""What publication wants to know of files: put by submitters, got by the publisher."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+
+from asyncstageout.api.callers import Asker, Catalogue, actor
+from asyncstageout.api.cursors import Cursor, cursor_after, key_of_cursor
+from asyncstageout.api.limits import PAGE_ROWS
+from asyncstageout.api.models import FileMetadata, MetadataAnswer, MetadataPage
+from asyncstageout.api.scopes import no_task, visible_to
+from asyncstageout.catalogue.file_metadata import Kept, Metadata, metadata_of_task, put_metadata
+from asyncstageout.catalogue.questions import task_exists
+from asyncstageout.core.callers import Caller
+from asyncstageout.core.selections import TaskName
+from asyncstageout.steps.recording import Summary, files, recorded
+
+router = APIRouter(tags=["metadata"])
+
+CURSOR = "metadata"
+RECORD_BYTES = 1024 * 1024
+
+
+@router.put("/file-metadata", response_model=MetadataAnswer, summary="Say what publication needs")
+def put_file_metadata(
+    caller: Asker,
+    conn: Catalogue,
+    records: Annotated[list[FileMetadata], Body(min_length=1, max_length=1000)],
+) -> dict[str, Any]:
+    """Keep what is said of files, each until it is published; what is said again replaces what was said.
+
+    It may come before the request for the file itself. Of two records for one file, the later one counts.
+    """
+    results: list[Kept] = []
+    good: list[tuple[int, Metadata]] = []
+    for position, record in enumerate(records):
+        said = Metadata(record.key, record.task, record.username or caller.name, record.body)
+        if reason := _flaw(caller, said):
+            results.append(Kept(position, said.request_id, "refused", reason))
+        else:
+            good.append((position, said))
+
+    def step(_: int) -> Summary:
+        kept = put_metadata(conn, [said for _, said in good], by=caller.name)
+        results.extend(one._replace(position=good[one.position][0]) for one in kept)
+        return Summary(f"Metadata of {files(len(good))}")
+
+    if good:
+        recorded(conn, actor(caller, "metadata"), step)
+    return {"results": [one._asdict() for one in sorted(results)]}
+
+
+def _flaw(caller: Caller, said: Metadata) -> str | None:
+    """Return why a record cannot be taken, before the catalogue is asked."""
+    if not caller.may_act_for(said.username):
+        return f"{caller.name} may not act for {said.username}"
+    try:
+        text = json.dumps(said.body, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:  # also what is no Unicode
+        return f"the metadata are no JSON: {type(error).__name__}"
+    if len(text) > RECORD_BYTES:
+        return f"the metadata have {len(text):,} bytes; the limit is {RECORD_BYTES:,}"
+    # Postgres keeps every text but this one.
+    return "the metadata hold a NUL character" if rb"\u0000" in text else None
+
+
+@router.get("/file-metadata", response_model=MetadataPage, summary="What was said of a task's files")
+def get_file_metadata(
+    caller: Asker,
+    conn: Catalogue,
+    *,
+    task: Annotated[TaskName, Query()],
+    limit: Annotated[int, Query(ge=1, le=PAGE_ROWS)] = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """Return what was said of a task's files, in the order of their request ids.
+
+    A page may hold fewer than `limit`, where records are large: go on until there is no `next_cursor`.
+    """
+    visible = visible_to(caller)
+    if not task_exists(conn, task, visible):
+        raise no_task(task)
+    after = key_of_cursor(CURSOR, cursor) if cursor else ""
+    rows = metadata_of_task(conn, task, limit=limit, after=after)
+    return {
+        "file_metadata": rows,
+        "next_cursor": cursor_after(CURSOR, rows[-1]["request_id"]) if rows else None,
+    }

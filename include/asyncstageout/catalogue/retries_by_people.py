@@ -1,0 +1,119 @@
+"""Sends files again that failed for good, or were killed: NEW, with all their attempts."""
+
+from __future__ import annotations
+
+from psycopg import Connection
+from psycopg.errors import DeadlockDetected, UniqueViolation
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
+
+from asyncstageout.catalogue.bell import ring
+from asyncstageout.catalogue.selected import LEFT_OVER, MAX_FILES, REFUSED, WORDS, Outcomes, Visible, act
+from asyncstageout.core.selections import Selection
+from asyncstageout.core.states import TransferState
+
+S = TransferState
+SENT_AGAIN = "sent_again"
+
+OUTCOMES: dict[TransferState, str] = {
+    S.FAILED: SENT_AGAIN,
+    S.KILLED: "killed",
+    S.NEW: "already_waiting",
+    S.RETRY: "already_waiting",
+    S.ACQUIRED: "already_under_way",
+    S.SUBMITTED: "already_under_way",
+    S.KILL: "being_killed",
+    S.DONE: "done",
+}
+"""What a retry makes of a file, by the state in which it finds it; KILLED is sent again only where asked."""
+
+# Two files that write one destination would spoil each other, and the latest request is what the user wants.
+_JUDGED = """
+    SELECT c.*, CASE
+        WHEN EXISTS (SELECT FROM transfer o WHERE o.destination_lfn = c.destination_lfn
+            AND o.destination = c.destination AND o.id <> c.id
+            AND o.state NOT IN ('DONE', 'FAILED', 'KILLED'))
+            THEN 'another file is on its way to its destination'
+        WHEN EXISTS (SELECT FROM transfer o WHERE o.destination_lfn = c.destination_lfn
+                AND o.destination = c.destination AND o.id > c.id)
+            OR EXISTS (SELECT FROM transfer_history o WHERE o.destination_lfn = c.destination_lfn
+                AND o.destination = c.destination AND o.id > c.id)
+            THEN 'a later request for its destination has taken its place'
+    END AS why
+    FROM chosen c
+"""
+
+_CHOSEN = """
+    SELECT t.id, t.request_id, t.state, t.destination, t.destination_lfn FROM transfer t
+    WHERE {condition} AND (t.state = 'FAILED' OR (t.state = 'KILLED' AND %(killed_too)s))
+    ORDER BY t.id LIMIT %(at_most)s
+"""
+
+_ANSWER = f"""
+    SELECT j.id, j.request_id, CASE WHEN j.why IS NULL THEN '{SENT_AGAIN}' ELSE '{REFUSED}' END AS outcome,
+        j.why AS reason
+    FROM judged j
+    UNION ALL
+    SELECT s.id, s.request_id, CASE WHEN NOT s.is_wanted THEN s.word WHEN s.is_past THEN '{REFUSED}'
+            WHEN (SELECT count(*) FROM chosen) = %(at_most)s THEN '{LEFT_OVER}' ELSE 'already_waiting' END,
+        CASE WHEN s.is_wanted AND s.is_past THEN 'it ended too long ago' END
+    FROM (
+        SELECT *, state = 'FAILED' OR (state = 'KILLED' AND %(killed_too)s) AS is_wanted
+        FROM ({{selected}}) found JOIN {WORDS} USING (state)
+    ) s WHERE s.id NOT IN (SELECT id FROM judged)
+"""
+
+_RETRY = f"""
+WITH chosen AS ({_CHOSEN} FOR UPDATE OF t), judged AS MATERIALIZED ({_JUDGED}), changed AS (
+    UPDATE transfer t SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
+        updated_at = now()
+    FROM judged j WHERE t.id = j.id AND j.why IS NULL
+    RETURNING t.id, j.state AS from_state
+), event AS (
+    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, step_run, reason)
+    SELECT id, from_state, 'NEW', 0, %(step_run)s, %(comment)s FROM changed ORDER BY id
+), answer AS ({_ANSWER})
+"""
+
+_LOOK = f"WITH chosen AS ({_CHOSEN}), judged AS MATERIALIZED ({_JUDGED}), answer AS ({_ANSWER})"
+
+
+# A request for the same destination that comes in at this moment wins: the second look sees it.
+@retry(
+    retry=retry_if_exception_type((DeadlockDetected, UniqueViolation)),
+    stop=stop_after_attempt(5),
+    reraise=True,
+)
+def retry_files(
+    conn: Connection,
+    selection: Selection,
+    visible: Visible,
+    *,
+    comment: str,
+    step_run: int,
+    killed_too: bool = False,
+    at_most: int = MAX_FILES,
+) -> Outcomes:
+    """Send files again, each with its event, in one statement; the same call again changes nothing.
+
+    Args:
+        visible: users whose files may be touched; None: everybody's.
+        comment: for the history of each file.
+        killed_too: also what somebody has stopped.
+
+    Returns the outcomes of :data:`OUTCOMES`, ``refused`` with reasons, ``not_yours`` and ``left_over``.
+    """
+    with conn.transaction():
+        outcomes = act(
+            conn, _RETRY, OUTCOMES, selection, visible,
+            comment=comment, step_run=step_run, killed_too=killed_too, at_most=at_most,
+        )  # fmt: skip
+        if outcomes.counts.get(SENT_AGAIN):
+            ring(conn)
+    return outcomes
+
+
+def would_retry(
+    conn: Connection, selection: Selection, visible: Visible, *, killed_too: bool = False
+) -> Outcomes:
+    """Return what :func:`retry_files` would say now, and change nothing."""
+    return act(conn, _LOOK, OUTCOMES, selection, visible, killed_too=killed_too, at_most=MAX_FILES)

@@ -1,0 +1,191 @@
+"""CRAB's words and numbers (``filetransfersdb``), and what its workers may make of a file.
+
+Facts of CRABServer: ``ServerUtilities.py`` (numbers), ``Databases/FileTransfersDB`` (columns),
+``CRABInterface/RESTFileTransfers.py`` and ``RESTFileUserTransfers.py`` (calls).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from asyncstageout.core.lfn_policy import check_source
+from asyncstageout.core.naming import BadName, request_id
+from asyncstageout.core.requests import Adler32, Lfn, SiteName, Username
+from asyncstageout.core.states import PublicationState, TransferState
+
+S = TransferState
+P = PublicationState
+
+TRANSFER_NUMBERS = (S.NEW, S.ACQUIRED, S.FAILED, S.DONE, S.RETRY, S.SUBMITTED, S.KILL, S.KILLED)
+"""CRAB's number of a state is its place."""
+PUBLICATION_NUMBERS = (P.NEW, P.ACQUIRED, P.FAILED, P.DONE, P.RETRY, P.NOT_REQUIRED)
+
+MAX_RETRIES = 2
+"""``tm_transfer_max_retry_count`` and ``tm_publication_max_retry_count``: nobody ever sent another value."""
+
+OWN_WORKER = "asyncstageout"
+"""Who names himself so leaves the moving to this service; every other worker moves what he claims."""
+
+CLAIM_GRACE_S = 20.0
+"""PostJob says who moves a file in the call after the one that inserts it; no cycle takes it before."""
+
+WORKER_PATHS: Mapping[tuple[TransferState, TransferState], tuple[TransferState, ...]] = {
+    # PostJob claims a file by saying NEW (again) in the name of its mover.
+    (S.NEW, S.NEW): (S.ACQUIRED,),
+    (S.NEW, S.ACQUIRED): (S.ACQUIRED,),
+    # The claim was lost (PostJob only logs that), and FTS has the file: nobody else may send it too.
+    (S.NEW, S.SUBMITTED): (S.ACQUIRED, S.SUBMITTED),
+    (S.ACQUIRED, S.NEW): (),
+    (S.ACQUIRED, S.ACQUIRED): (),
+    (S.ACQUIRED, S.SUBMITTED): (S.SUBMITTED,),
+    # The word that FTS accepted it was lost, or never said (Rucio's).
+    (S.ACQUIRED, S.DONE): (S.SUBMITTED, S.DONE),
+    (S.ACQUIRED, S.FAILED): (S.FAILED,),
+    (S.ACQUIRED, S.RETRY): (S.RETRY,),
+    (S.ACQUIRED, S.KILLED): (S.KILL, S.KILLED),
+    # Said twice, or in another FTS job than before: the later word names the job.
+    (S.SUBMITTED, S.SUBMITTED): (),
+    (S.SUBMITTED, S.DONE): (S.DONE,),
+    (S.SUBMITTED, S.FAILED): (S.FAILED,),
+    (S.SUBMITTED, S.RETRY): (S.RETRY,),
+    (S.SUBMITTED, S.KILLED): (S.KILL, S.KILLED),
+    (S.RETRY, S.RETRY): (),
+    (S.RETRY, S.ACQUIRED): (S.ACQUIRED,),
+    (S.RETRY, S.SUBMITTED): (S.ACQUIRED, S.SUBMITTED),
+    (S.RETRY, S.FAILED): (S.FAILED,),
+    (S.RETRY, S.KILLED): (S.KILL, S.KILLED),
+    # Asked to stop: what failed was stopped, what arrived came too late to be.
+    (S.KILL, S.DONE): (S.DONE,),
+    (S.KILL, S.FAILED): (S.KILLED,),
+    (S.KILL, S.RETRY): (S.KILLED,),
+    (S.KILL, S.KILLED): (S.KILLED,),
+    # Written straight to its destination: PostJob says whose publisher takes it.
+    (S.DONE, S.DONE): (),
+    (S.FAILED, S.FAILED): (),
+    (S.KILLED, S.KILLED): (),
+}
+"""(state, what a worker says) -> the moves that this makes; what is not here is refused."""
+
+UNCLAIMED = frozenset({(S.NEW, S.NEW), (S.NEW, S.ACQUIRED), (S.NEW, S.SUBMITTED), (S.DONE, S.DONE)})
+"""What a worker may say of a file that nobody moves yet: it becomes his."""
+
+PUBLICATION_MOVES: Mapping[PublicationState, frozenset[PublicationState]] = {
+    # PostJob, once the file's metadata are there; or a publisher's retry.
+    P.NEW: frozenset({P.NOT_REQUIRED, P.NEW, P.RETRY, P.FAILED}),
+    P.ACQUIRED: frozenset({P.NEW}),
+    P.DONE: frozenset({P.NEW, P.ACQUIRED, P.DONE}),
+    P.FAILED: frozenset({P.NEW, P.ACQUIRED, P.RETRY, P.FAILED}),
+    P.RETRY: frozenset({P.ACQUIRED, P.RETRY}),
+    P.NOT_REQUIRED: frozenset({P.NEW, P.RETRY, P.FAILED, P.NOT_REQUIRED}),
+}
+"""What a publisher says -> from where. What is published stays published, until the file comes anew."""
+
+REINJECTIONS: Mapping[tuple[TransferState, TransferState], tuple[TransferState, ...]] = {
+    # Not under way: the request itself is changed.
+    (S.NEW, S.NEW): (),
+    (S.RETRY, S.NEW): (),
+    (S.DONE, S.DONE): (),
+    # Only while a worker of CRAB has it and FTS does not; one in an FTS job of ours has to end first.
+    (S.ACQUIRED, S.NEW): (S.NEW,),
+    (S.FAILED, S.NEW): (S.NEW,),
+    (S.KILLED, S.NEW): (S.NEW,),
+    (S.DONE, S.NEW): (S.NEW,),
+    # Written straight to its destination this time: no transfer is wanted any more, and there it is.
+    (S.NEW, S.DONE): (S.KILL, S.DONE),
+    (S.RETRY, S.DONE): (S.KILL, S.DONE),
+    (S.ACQUIRED, S.DONE): (S.KILL, S.DONE),
+    (S.FAILED, S.DONE): (S.NEW, S.KILL, S.DONE),
+    (S.KILLED, S.DONE): (S.NEW, S.KILL, S.DONE),
+}
+"""(state, as a later retry of the job says it) -> the moves that this makes; what is not here is refused."""
+
+INSERTED = frozenset({S.NEW, S.DONE})
+"""In what state a file may arrive (``USER_ALLOWED_TRANSFER_STATUSES``, which CRAB does not enforce)."""
+
+
+class Reinjection(BaseModel):
+    """What a later retry of a job says of a file that was handed over before."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task: str
+    username: Username
+    source: SiteName
+    source_lfn: Lfn
+    size_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    adler32: Annotated[
+        Adler32 | None, BeforeValidator(lambda value: None if value in ("", "0") else value)
+    ] = None
+    job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{0,20}$")] = ""
+    job_retry_count: Annotated[int, Field(ge=0, le=32767)] = 0
+
+    @field_validator("source_lfn")
+    @classmethod
+    def _from_his_area(cls, lfn: str, info: ValidationInfo) -> str:
+        return check_source(lfn, info.data["username"]) if "username" in info.data else lfn
+
+    @property
+    def request_id(self) -> str:
+        return request_id(self.source_lfn)
+
+
+PARAMETERS = {
+    "task": "taskname",
+    "size_bytes": "filesize",
+    "request_id": "id",
+    "vo_group": "vogroup",
+    "vo_role": "vorole",
+}
+"""Fields of a request whose parameter has another name at CRAB."""
+
+_TOKEN = re.compile(
+    r"""\s*(?:[uUbB]?(?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<bare>[^,'"\[\]]+?))\s*(?:,|\Z)""",
+    re.DOTALL,
+)
+
+
+def read_list(text: str) -> list[str]:
+    """Return the items of a list as CRAB's clients write it: Python's own notation, or one bare word.
+
+    >>> read_list("['a', \\"it's, well\\"]"), read_list("a"), read_list("[0, 1]"), read_list("[]")
+    (['a', "it's, well"], ['a'], ['0', '1'], [])
+
+    CRAB takes the quotes and brackets out and cuts at every comma, also at those inside reasons.
+
+    Raises:
+        BadName: it begins as a list and is none.
+    """
+    body = text.strip()
+    if not body.startswith("["):
+        return [body]
+    if not body.endswith("]"):
+        raise BadName("the list has no end")
+    body, place, items = body[1:-1].strip(), 0, []
+    while place < len(body):
+        token = _TOKEN.match(body, place)
+        if token is None:
+            raise BadName(f"no list: {body[place : place + 40]!r}")
+        quoted = token["quoted"]
+        items.append(_unquoted(quoted) if quoted else token["bare"])
+        place = token.end()
+    return items
+
+
+def _unquoted(quoted: str) -> str:
+    if "\\" not in quoted:
+        return quoted[1:-1]
+    try:
+        return str(ast.literal_eval(quoted.replace("\n", "\\n").replace("\r", "\\r")))
+    except (ValueError, SyntaxError) as error:
+        raise BadName(f"no text: {quoted[:40]}") from error
+
+
+def as_record(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a client of CRAB says of a file, in the words of ``core.requests``; None is left out."""
+    names = {theirs: ours for ours, theirs in PARAMETERS.items()}
+    return {names.get(name, name): value for name, value in values.items() if value is not None}

@@ -125,7 +125,7 @@ def _show(acted: Acted) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column(overflow="fold")
-    for outcome, count in acted.outcomes.items():
+    for outcome, count in acted.counts.items():
         if count:
             table.add_row(f"{count:,}", WORDS.get(outcome, outcome))
     for reason, count in acted.reasons.items():

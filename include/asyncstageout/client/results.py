@@ -114,11 +114,11 @@ class Acted:
     """What a kill or a retry did, or would do."""
 
     sentence: str
-    outcomes: dict[str, int]
+    counts: dict[str, int]
     """Outcome (``killed``, ``being_killed``, ``too_late``, ``sent_again``, ``not_yours``, ...) -> files."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Why files were refused -> how many."""
-    files: list[FileOutcome] | None = None
+    files: list[FileOutcome] = field(default_factory=list)
     """Each file, where ids were given."""
     dry_run: bool = False
 

@@ -211,7 +211,7 @@ class Stageout:
         """Hand in what publication wants to know of files; yield what became of each, batch by batch.
 
         Args:
-            records: ``request_id`` or ``source_lfn``, ``task``, ``metadata``, and the owner's ``username`` if
+            records: ``request_id`` or ``source_lfn``, ``task``, ``body``, and the owner's ``username`` if
                 he is another one; at most 1 MiB each (docs/how-to/rest-api.md).
 
         Raises:

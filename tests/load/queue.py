@@ -1,0 +1,115 @@
+"""How long the catalogue takes when ten million files wait: ``python -m load.queue [files]``, from ``tests``.
+
+Makes a Postgres of its own in a temporary folder (about 1.3 kB of disk per file) and deletes it afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from psycopg import Connection
+
+from asyncstageout.catalogue.claims import Entitled, links_with_work, lock_grouping, take
+from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.cycles import CycleParams
+from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.lookup import FileFilter, list_files
+from asyncstageout.catalogue.step_runs import Actor, start_step
+from asyncstageout.core.requests import read_requests
+from load.bodies import SITES, record
+from load.server import loaded_catalogue, say
+
+FILES = 10_000_000
+BATCH = 10_000
+CYCLE = 20_000
+FILES_PER_TASK = 5_000
+USERS = 1_000
+MEMORY = {"shared_buffers": "2GB"}
+"""What a server for such a queue has at least; the embedded one is for less."""
+
+# Each user's files come from many sites and go to his own, so that a queue has some 30,000 pairs of link and user.
+_SEED = """
+INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
+    destination_lfn, size_bytes, priority, due_at, created_at)
+SELECT encode(sha224(('seed' || n)::bytea), 'hex'), n / %(per_task)s + 1, user_name, user_name,
+    (%(sites)s::text[])[1 + (hashint8(n / 50) & 31)],
+    (%(sites)s::text[])[33 + (hashtext(user_name) & 15)],
+    '/store/temp/user/' || user_name || '.abc/some/dataset/261122_101112/0000/out_' || n || '.root',
+    '/store/user/' || user_name || '/some/dataset/261122_101112/0000/out_' || n || '.root',
+    1000000 + n, 3, now() - make_interval(secs => (%(files)s - n) / 100.0),
+    now() - make_interval(secs => (%(files)s - n) / 100.0)
+FROM generate_series(0, %(files)s - 1) n,
+    LATERAL (SELECT 'user' || (n / %(per_task)s) %% %(users)s AS user_name) u
+"""
+
+
+def main(files: int = FILES) -> None:
+    with (
+        loaded_catalogue(durable=False, settings=MEMORY) as loaded,
+        connect(loaded.url) as conn,
+    ):
+        step = start_step(conn, Actor(task_id="load", name="load"))
+        seconds("seeded", lambda: seed(conn, files))
+        params = CycleParams()
+        views = seconds("links_with_work", lambda: links_with_work(conn, params))
+        pairs = [Entitled(*view.link, user, 2_000) for view in views for user in view.usernames]
+        say(f"  {len(views)} links, {len(pairs)} pairs of link and user")
+        cycle = params.model_copy(update={"limit": CYCLE})
+        for _ in range(2):
+            with conn.transaction(force_rollback=True):
+                lock_grouping(conn)
+                taken = seconds(f"take {CYCLE:,}", lambda: take(conn, cycle, pairs))
+                assert len(taken) == CYCLE
+        for batch in range(3):
+            numbers = range(batch * BATCH, (batch + 1) * BATCH)
+            good, _ = read_requests(record(number) for number in numbers)
+            seconds(f"add_transfers {BATCH:,}", lambda good=good: add_transfers(conn, good, step))
+        seconds(
+            "a page of 1,000 files of a user",
+            lambda: list_files(conn, FileFilter(username="user7"), limit=1000),
+        )
+        task = FileFilter(task="seed_7")
+        seconds("a page of 1,000 files of a task", lambda: list_files(conn, task, limit=1000))
+        for label, question in COUNTS.items():
+            seconds(label, lambda question=question: conn.execute(question).fetchall())
+
+
+COUNTS = {
+    "states of one task": "SELECT state, count(*) FROM transfer WHERE task_id = 7 GROUP BY 1",
+    "states of everything": "SELECT state, count(*) FROM transfer GROUP BY 1",
+}
+
+
+def seed(conn: Connection, files: int) -> None:
+    """Fill the queue; indexes are made afterwards, which is many times quicker."""
+    conn.execute(
+        "INSERT INTO task (name, username) SELECT 'seed_' || n, 'user' || (n - 1) %% %s"
+        " FROM generate_series(1, %s) n",
+        (USERS, files // FILES_PER_TASK + 1),
+    )
+    indexes = conn.execute(
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'transfer'"
+        " AND indexname NOT IN (SELECT conname FROM pg_constraint)"
+    ).fetchall()
+    for name, _ in indexes:
+        conn.execute(f"DROP INDEX {name}")
+    conn.execute(_SEED, {"files": files, "sites": SITES, "per_task": FILES_PER_TASK, "users": USERS})
+    conn.execute("SET maintenance_work_mem = '1GB'")
+    for _, definition in indexes:
+        conn.execute(definition)
+    conn.execute("VACUUM ANALYZE transfer")
+    conn.execute("ANALYZE task")
+
+
+def seconds(what: str, work: Callable[[], Any]) -> Any:
+    started_s = perf_counter()
+    result = work()
+    say(f"{perf_counter() - started_s:8.3f} s  {what}")
+    return result
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -111,6 +111,8 @@ def test_a_run_as_airflow_makes_it(
     assert names == ["first", "away"]
     assert intake.collect(context("collect", 0, dry_run=True), "first")["created"] == 1
     assert states(in_task) == {}
+    said = intake.summarise(context("summarise", dry_run=True), names[:1])["sentence"]
+    assert said == "1 file would be taken in from 1 source, 0 were there already, 0 would be refused"
     assert intake.collect(context("collect", 0), "first")["created"] == 1
     with pytest.raises(SourceUnreadable, match="source away: there is no folder"):
         intake.collect(context("collect", 1), "away")

@@ -202,6 +202,18 @@ def test_two_runs_at_once_take_an_object_once(conn: Connection, collect: Collect
     assert left(folder) == {"done/a.ndjson"}
 
 
+def test_an_object_that_is_replaced_while_it_is_read_is_not_lost(
+    conn: Connection, collect: Collect, folder: Path
+) -> None:
+    (folder / "inbox/a.ndjson").write_bytes(lines(record(1)))
+    source = Inbox("inbox", str(folder))
+    [before] = source.batches(INTERVAL)
+    (folder / "inbox/a.ndjson").write_bytes(lines(record(1), record(2)))
+    before.done(intake.Report())
+    assert left(folder) == {"inbox/a.ndjson"}
+    assert collect(source).counts["created"] == 2
+
+
 # --- query ---
 
 

@@ -68,9 +68,9 @@ def summarise(context: Context, names: Sequence[str]) -> dict[str, Any]:
 
     :raises IntakeNeedsPeople: not everything.
     """
-    ti = context["ti"]
+    ti, dry_run = context["ti"], bool(context["params"]["dry_run"])
     return run_step(
-        context, lambda conn, _: intake.summarise(conn, ti.dag_id, ti.run_id, list(names))
+        context, lambda conn, _: intake.summarise(conn, ti.dag_id, ti.run_id, names, dry_run=dry_run)
     ).as_xcom()
 
 

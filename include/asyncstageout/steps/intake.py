@@ -333,7 +333,7 @@ class IntakeNeedsPeople(Exception):
 
 
 def summarise(
-    conn: Connection, dag_id: str, run_id: str, sources: Sequence[str], *, task_id: str = "collect"
+    conn: Connection, dag_id: str, run_id: str, sources: Sequence[str], *, dry_run: bool = False
 ) -> Summary:
     """Say what a run took in.
 
@@ -343,7 +343,7 @@ def summarise(
     Raises:
         IntakeNeedsPeople: a source was not read, or something was refused or is broken.
     """
-    records = collect_records(conn, dag_id, run_id, task_id)
+    records = collect_records(conn, dag_id, run_id, "collect")
     unread = {}
     totals: Counter[str] = Counter()
     for index, name in enumerate(sources):
@@ -355,9 +355,12 @@ def summarise(
     troubles = objects_in_trouble(conn, dag_id, run_id)
     if unread or troubles:
         raise IntakeNeedsPeople(unread, troubles)
+    would = "would be " if dry_run else ""
+    refused = f", {totals['refused']:,} would be refused" if dry_run else ""
+    plural = "" if len(sources) == 1 else "s"
     return Summary(
-        f"{files(totals['created'])} taken in from {len(sources)} source{'' if len(sources) == 1 else 's'},"
-        f" {totals['existed']:,} were there already",
+        f"{files(totals['created'])} {would}taken in from {len(sources)} source{plural},"
+        f" {totals['existed']:,} were there already{refused}",
         {"sources": len(sources), "created": totals["created"], "existed": totals["existed"],
          "refused": totals["refused"]},
     )  # fmt: skip

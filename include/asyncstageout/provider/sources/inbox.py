@@ -134,9 +134,13 @@ class InboxObject:
             raise Unreadable(f"not Parquet, or broken: {error}") from error
 
     def _move(self, folder: str) -> ObjectStoragePath | None:
-        """Return where it is now; None if somebody else moved it."""
+        """Return where it is now; None if somebody else moved it, or put another one in its place."""
         target = _free(self._inbox.root / folder / f"{datetime.now(UTC):%Y-%m-%d}" / self.name)
         try:
+            self._path.fs.invalidate_cache()
+            if _version(self._path.fs.info(self._path.path)) != self.digest:
+                logger.warning("%s was replaced while it was read; the new one is next", self._path)
+                return None
             target.parent.mkdir(parents=True, exist_ok=True)
             self._path.move(target)
         except FileNotFoundError:

@@ -18,6 +18,7 @@ EXPECTED = {
     "stageout_transfer": ["collect", "group", "submit", "summarise"],
     "stageout_sense": ["sense", "update_catalogue"],
     "stageout_reconcile": ["check", "repair", "verdict"],
+    "stageout_intake": ["collect", "list_sources", "summarise"],
     "stageout_sites": ["load", "verdict"],
     "stageout_credentials": ["renew", "verdict"],
 }

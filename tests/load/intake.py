@@ -31,6 +31,7 @@ from load.bodies import bodies
 from load.server import cpu_s, loaded_catalogue, say
 
 FILES = 100_000
+HEADERS = {"Content-Type": "application/x-ndjson", "Authorization": "Bearer load"}
 PER_BODY = 10_000
 CLIENTS = 2
 """Bodies on their way at a time: while one is in Postgres, the other is checked."""
@@ -66,7 +67,7 @@ def _send(url: str, prepared: Sequence[bytes], clients: int) -> Counter[str]:
 
 
 def _post(url: str, body: bytes) -> Counter[str]:
-    answer = requests.post(url, data=body, headers={"Content-Type": "application/x-ndjson"}, timeout=120)
+    answer = requests.post(url, data=body, headers=HEADERS, timeout=120)
     assert answer.status_code == 200, answer.text
     return Counter(json.loads(line)["outcome"] for line in answer.content.splitlines())
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Protocol
 
 import typer
@@ -65,7 +66,7 @@ def sentence(status: Task) -> str:
 @contextmanager
 def _display(*, as_json: bool) -> Iterator[Shown]:
     if as_json:
-        yield print_json
+        yield _write_json
     elif console.is_terminal:
         with _bar() as show:
             yield show
@@ -73,8 +74,8 @@ def _display(*, as_json: bool) -> Iterator[Shown]:
         yield _lines()
 
 
-def print_json(status: Task) -> None:
-    sys.stdout.write(json.dumps(asdict(status)) + "\n")
+def _write_json(status: Task) -> None:
+    sys.stdout.write(json.dumps(asdict(status), default=datetime.isoformat) + "\n")
     sys.stdout.flush()
 
 

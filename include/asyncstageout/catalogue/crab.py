@@ -418,8 +418,8 @@ def insert_file(
     return True
 
 
-def _add(conn: Connection, request: TransferRequest, _said: Said, step_run: int) -> bool:
-    (answer,) = add_transfers(conn, [(0, request)], step_run)
+def _add(conn: Connection, request: TransferRequest, said: Said, step_run: int) -> bool:
+    (answer,) = add_transfers(conn, [(0, request.model_copy(update={"publish": said.publish}))], step_run)
     if answer.outcome == "refused":
         raise Refused(request.request_id, answer.reason or "refused")
     if answer.outcome == "exists":

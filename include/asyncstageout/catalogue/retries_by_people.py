@@ -65,7 +65,7 @@ _ANSWER = f"""
 _RETRY = f"""
 WITH chosen AS ({_CHOSEN} FOR UPDATE OF t), judged AS MATERIALIZED ({_JUDGED}), changed AS (
     UPDATE transfer t SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
-        updated_at = now()
+        driver = NULL, updated_at = now()
     FROM judged j WHERE t.id = j.id AND j.why IS NULL
     RETURNING t.id, j.state AS from_state
 ), event AS (

@@ -37,7 +37,8 @@ from asyncstageout.core.states import PublicationState, TransferState
 
 ACQUIRED_AT_ONCE = 1000
 """CRAB's limit of ``acquireTransfers``."""
-PUBLICATIONS_AT_ONCE = 100_000
+PUBLICATIONS_AT_ONCE = 20_000
+"""Some seconds of work; a publisher comes again."""
 
 
 class NoSuchFile(LookupError):

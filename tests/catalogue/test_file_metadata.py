@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from psycopg import Connection
 
@@ -12,27 +15,31 @@ from fixtures.catalogue import Add, record
 TASK = "261122_alice_task"
 
 
+def of(request_id: str, task: str, username: str, body: dict[str, Any]) -> Metadata:
+    return Metadata(request_id, task, username, json.dumps(body))
+
+
 def put(conn: Connection, *said: Metadata) -> list[tuple[str, str | None]]:
     return [(kept.outcome, kept.reason) for kept in put_metadata(conn, said, by="alice")]
 
 
 def test_they_may_come_before_the_file(conn: Connection, add: Add) -> None:
     (answer,) = add(record(0))
-    early = Metadata("0" * 56, "later_task", "alice", {"a": 1})
-    known = Metadata(answer.request_id, TASK, "alice", {"a": 1})
+    early = of("0" * 56, "later_task", "alice", {"a": 1})
+    known = of(answer.request_id, TASK, "alice", {"a": 1})
     assert put(conn, early, known) == [("stored", None)] * 2
-    assert put(conn, early, known._replace(body={"a": 2})) == [("unchanged", None), ("replaced", None)]
+    assert put(conn, early, known._replace(body='{"a": 2}')) == [("unchanged", None), ("replaced", None)]
     assert metadata_of_task(conn, TASK, limit=9)[0]["body"] == {"a": 2}
 
 
 def test_what_belongs_to_somebody_else_stays(conn: Connection, add: Add) -> None:
     (answer,) = add(record(0))
-    put(conn, Metadata("1" * 56, "another", "alice", {}))
+    put(conn, of("1" * 56, "another", "alice", {}))
     said = [
-        Metadata(answer.request_id, TASK, "bob", {}),
-        Metadata("1" * 56, "another", "bob", {}),
-        Metadata("2" * 56, TASK, "bob", {}),
-        Metadata(answer.request_id, "another", "alice", {}),
+        of(answer.request_id, TASK, "bob", {}),
+        of("1" * 56, "another", "bob", {}),
+        of("2" * 56, TASK, "bob", {}),
+        of(answer.request_id, "another", "alice", {}),
     ]
     outcomes = [put(conn, one)[0] for one in said]
     assert [outcome for outcome, _ in outcomes] == ["refused"] * 4
@@ -41,21 +48,21 @@ def test_what_belongs_to_somebody_else_stays(conn: Connection, add: Add) -> None
 
 def test_what_is_published_stays_as_it_is(conn: Connection, add: Add) -> None:
     (answer,) = add(record(0, publish=True))
-    said = Metadata(answer.request_id, TASK, "alice", {"a": 1})
+    said = of(answer.request_id, TASK, "alice", {"a": 1})
     put(conn, said)
     conn.execute("UPDATE transfer SET publication = 'DONE'")
     assert put(conn, said) == [("unchanged", None)]
-    assert put(conn, said._replace(body={})) == [("refused", "the file is published")]
+    assert put(conn, said._replace(body="{}")) == [("refused", "the file is published")]
 
 
 def test_a_page_ends_where_it_gets_large(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(conn, *(Metadata(f"{number:056d}", TASK, "alice", {"n": number}) for number in range(5)))
+    put(conn, *(of(f"{number:056d}", TASK, "alice", {"n": number}) for number in range(5)))
     monkeypatch.setattr(file_metadata, "PAGE_BYTES", 1)
     page = metadata_of_task(conn, TASK, limit=5, after=f"{1:056d}")
     assert [row["body"]["n"] for row in page] == [2]
 
 
 def test_a_thousand_records_are_kept_in_one_go(conn: Connection) -> None:
-    said = [Metadata(f"{number:056d}", TASK, "alice", {"n": number}) for number in range(1000)]
+    said = [of(f"{number:056d}", TASK, "alice", {"n": number}) for number in range(1000)]
     assert set(put(conn, *said)) == {("stored", None)}
     assert len(metadata_of_task(conn, TASK, limit=1000)) == 1000

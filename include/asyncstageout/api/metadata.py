@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -24,6 +25,10 @@ CURSOR = "metadata"
 RECORD_BYTES = 1024 * 1024
 
 
+class _Unfit(ValueError):
+    """A record that cannot be taken; the sentence says why."""
+
+
 @router.put("/file-metadata", response_model=MetadataAnswer, summary="Say what publication needs")
 def put_file_metadata(
     caller: Asker,
@@ -37,11 +42,13 @@ def put_file_metadata(
     results: list[Kept] = []
     good: list[tuple[int, Metadata]] = []
     for position, record in enumerate(records):
-        said = Metadata(record.key, record.task, record.username or caller.name, record.body)
-        if reason := _flaw(caller, said):
-            results.append(Kept(position, said.request_id, "refused", reason))
-        else:
-            good.append((position, said))
+        username = record.username or caller.name
+        try:
+            good.append(
+                (position, Metadata(record.key, record.task, _his(caller, username), _text(record.body)))
+            )
+        except _Unfit as error:
+            results.append(Kept(position, record.key, "refused", str(error)))
 
     def step(_: int) -> Summary:
         kept = put_metadata(conn, [said for _, said in good], by=caller.name)
@@ -53,18 +60,25 @@ def put_file_metadata(
     return {"results": [one._asdict() for one in sorted(results)]}
 
 
-def _flaw(caller: Caller, said: Metadata) -> str | None:
-    """Return why a record cannot be taken, before the catalogue is asked."""
-    if not caller.may_act_for(said.username):
-        return f"{caller.name} may not act for {said.username}"
+def _his(caller: Caller, username: str) -> str:
+    """Return the owner's name, if the caller may act for him."""
+    if not caller.may_act_for(username):
+        raise _Unfit(f"{caller.name} may not act for {username}")
+    return username
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    """Return metadata as JSON that the catalogue can keep."""
     try:
-        text = json.dumps(said.body, allow_nan=False, ensure_ascii=False).encode()
+        text = json.dumps(body, allow_nan=False, ensure_ascii=False)
+        size_bytes = len(text.encode())
     except ValueError as error:  # also what is no Unicode
-        return f"the metadata are no JSON: {type(error).__name__}"
-    if len(text) > RECORD_BYTES:
-        return f"the metadata have {len(text):,} bytes; the limit is {RECORD_BYTES:,}"
-    # Postgres keeps every text but this one.
-    return "the metadata hold a NUL character" if rb"\u0000" in text else None
+        raise _Unfit("the metadata hold what JSON cannot say") from error
+    if size_bytes > RECORD_BYTES:
+        raise _Unfit(f"the metadata have {size_bytes:,} bytes; the limit is {RECORD_BYTES:,}")
+    if r"\u0000" in text:
+        raise _Unfit("the metadata hold a NUL character, which Postgres does not keep")
+    return text
 
 
 @router.get("/file-metadata", response_model=MetadataPage, summary="What was said of a task's files")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from psycopg import Connection
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from asyncstageout.catalogue.history import MOVING_LOCK
 
@@ -21,7 +20,8 @@ class Metadata(NamedTuple):
     request_id: str
     task: str
     username: str
-    body: Mapping[str, Any]
+    body: str
+    """A JSON object as text."""
 
 
 class Kept(NamedTuple):
@@ -37,8 +37,9 @@ class Kept(NamedTuple):
 # The first thing wrong is the one that is told. They may come before the request for the file itself.
 _PUT = """
 WITH said AS (
-    SELECT * FROM unnest(
-        %(request_ids)s::text[], %(tasks)s::text[], %(usernames)s::text[], %(bodies)s::jsonb[]
+    SELECT * FROM ROWS FROM (
+        unnest(%(request_ids)s::text[]), unnest(%(tasks)s::text[]), unnest(%(usernames)s::text[]),
+        jsonb_array_elements(%(bodies)s::jsonb)
     ) WITH ORDINALITY AS s(request_id, task, username, body, place)
 ), file AS (
     SELECT request_id, task_id, username, publication FROM transfer WHERE request_id = ANY(%(request_ids)s)
@@ -93,7 +94,8 @@ def put_metadata(conn: Connection, said: Sequence[Metadata], *, by: str) -> list
                 "request_ids": [one.request_id for one in said],
                 "tasks": [one.task for one in said],
                 "usernames": [one.username for one in said],
-                "bodies": [Jsonb(one.body) for one in said],
+                # One text: an array of texts would have each of them quoted.
+                "bodies": f"[{','.join(one.body for one in said)}]",
                 "by": by,
             },
         ).fetchall()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -148,3 +149,13 @@ def test_keys_are_read_again_after_a_minute() -> None:
         assert front_end is not None
         keys_found.append(front_end.keys[0])
     assert keys_found == [b"1", b"1", b"3"]
+
+
+def test_the_plugin_is_light_and_serves_below_stageout() -> None:
+    path = Path(__file__).parents[2] / "plugins/stageout.py"
+    namespace = runpy.run_path(str(path))
+    (app,) = namespace["StageoutPlugin"].fastapi_apps
+    assert app["url_prefix"] == "/stageout"
+    assert f"!{path.name}" in path.with_name(".airflowignore").read_text().split()
+    imports = path.read_text().partition("class ")[0]
+    assert "asyncstageout" not in imports.partition('"""')[2].partition('"""')[2]

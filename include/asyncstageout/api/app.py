@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from asyncstageout.api import configuration, crab, health, metadata, metrics, tasks, transfers
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import described, tell
 
 PREFIX = "/api/v1"
-
-ROUTERS = {
-    "transfers": PREFIX,
-    "tasks": PREFIX,
-    "metadata": PREFIX,
-    "configuration": PREFIX,
-    "health": PREFIX,
-    "metrics": PREFIX,
-    "crab": "",
-}
-"""Module of this package -> where its ``router`` is."""
 
 TAGS = [
     {"name": "transfers", "description": "Files: hand them in, ask for them, kill and retry them."},
@@ -104,9 +92,7 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for name, prefix in ROUTERS.items():
-        if find_spec(f"asyncstageout.api.{name}"):
-            router = getattr(import_module(f"asyncstageout.api.{name}"), "router", None)
-            if router is not None:
-                app.include_router(router, prefix=prefix)
+    for module in (transfers, tasks, metadata, configuration, health, metrics):
+        app.include_router(module.router, prefix=PREFIX)
+    app.include_router(crab.router)
     return app

@@ -12,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import requests
+from pydantic import ValidationError
 
 from asyncstageout.client.errors import ProblemJudge, bad_answer
 from asyncstageout.client.results import Acted, File, MetadataAnswer, Page, Submitted, T, Task, read
@@ -277,8 +278,10 @@ class Stageout:
     def _read(self, kind: type[T], text: bytes, answer: requests.Response) -> T:
         try:
             return read(kind, text)
-        except ValueError as error:
-            raise bad_answer(answer, str(error)) from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise bad_answer(answer, f"{place}: {first['msg']}" if place else first["msg"]) from error
 
 
 def _line(request: Request) -> bytes:

@@ -29,7 +29,7 @@ def test_they_may_come_before_the_file(conn: Connection, add: Add) -> None:
     known = of(answer.request_id, TASK, "alice", {"a": 1})
     assert put(conn, early, known) == [("stored", None)] * 2
     assert put(conn, early, known._replace(body='{"a": 2}')) == [("unchanged", None), ("replaced", None)]
-    assert metadata_of_task(conn, TASK, limit=9)[0]["body"] == {"a": 2}
+    assert metadata_of_task(conn, TASK, limit=9)[0][0]["body"] == {"a": 2}
 
 
 def test_what_belongs_to_somebody_else_stays(conn: Connection, add: Add) -> None:
@@ -58,11 +58,13 @@ def test_what_is_published_stays_as_it_is(conn: Connection, add: Add) -> None:
 def test_a_page_ends_where_it_gets_large(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     put(conn, *(of(f"{number:056d}", TASK, "alice", {"n": number}) for number in range(5)))
     monkeypatch.setattr(file_metadata, "PAGE_BYTES", 1)
-    page = metadata_of_task(conn, TASK, limit=5, after=f"{1:056d}")
+    page, more = metadata_of_task(conn, TASK, limit=5, after=f"{1:056d}")
+    assert more
     assert [row["body"]["n"] for row in page] == [2]
 
 
 def test_a_thousand_records_are_kept_in_one_go(conn: Connection) -> None:
     said = [of(f"{number:056d}", TASK, "alice", {"n": number}) for number in range(1000)]
     assert set(put(conn, *said)) == {("stored", None)}
-    assert len(metadata_of_task(conn, TASK, limit=1000)) == 1000
+    page, more = metadata_of_task(conn, TASK, limit=1000)
+    assert (len(page), more) == (1000, False)

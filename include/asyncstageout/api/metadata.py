@@ -98,8 +98,8 @@ def get_file_metadata(
     if not task_exists(conn, task, visible):
         raise no_task(task)
     after = key_of_cursor(CURSOR, cursor) if cursor else ""
-    rows = metadata_of_task(conn, task, limit=limit, after=after)
+    rows, more = metadata_of_task(conn, task, limit=limit, after=after)
     return {
         "file_metadata": rows,
-        "next_cursor": cursor_after(CURSOR, rows[-1]["request_id"]) if rows else None,
+        "next_cursor": cursor_after(CURSOR, rows[-1]["request_id"]) if more else None,
     }

@@ -70,8 +70,8 @@ FROM judged ORDER BY place
 """
 
 _PAGE = """
-SELECT request_id, task, username, body, received_at, received_by FROM (
-    SELECT *, sum(pg_column_size(body)) OVER (ORDER BY request_id) - pg_column_size(body) AS before_bytes
+SELECT request_id, task, username, body, received_at, received_by, found FROM (
+    SELECT *, count(*) OVER () AS found, sum(pg_column_size(body)) OVER (ORDER BY request_id) - pg_column_size(body) AS before_bytes
     FROM (
         SELECT * FROM file_metadata WHERE task = %(task)s AND request_id > %(after)s
         ORDER BY request_id LIMIT %(limit)s
@@ -102,8 +102,15 @@ def put_metadata(conn: Connection, said: Sequence[Metadata], *, by: str) -> list
     return [Kept(*row) for row in rows]
 
 
-def metadata_of_task(conn: Connection, task: str, *, limit: int, after: str = "") -> list[dict[str, Any]]:
-    """Return a page in the order of the request ids; it may end early (:data:`PAGE_BYTES`), never empty."""
-    values = {"task": task, "after": after, "limit": limit, "page_bytes": PAGE_BYTES}
+def metadata_of_task(
+    conn: Connection, task: str, *, limit: int, after: str = ""
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return a page in the order of the request ids, and whether there is more behind it.
+
+    It may end early (:data:`PAGE_BYTES`), never empty.
+    """
+    values = {"task": task, "after": after, "limit": limit + 1, "page_bytes": PAGE_BYTES}
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(_PAGE, values).fetchall()
+        rows = cursor.execute(_PAGE, values).fetchall()
+    found = max((row.pop("found") for row in rows), default=0)
+    return rows[:limit], found > len(rows[:limit])

@@ -71,7 +71,8 @@ FROM judged ORDER BY place
 
 _PAGE = """
 SELECT request_id, task, username, body, received_at, received_by, found FROM (
-    SELECT *, count(*) OVER () AS found, sum(pg_column_size(body)) OVER (ORDER BY request_id) - pg_column_size(body) AS before_bytes
+    SELECT *, count(*) OVER () AS found,
+        sum(pg_column_size(body)) OVER (ORDER BY request_id) - pg_column_size(body) AS before_bytes
     FROM (
         SELECT * FROM file_metadata WHERE task = %(task)s AND request_id > %(after)s
         ORDER BY request_id LIMIT %(limit)s

@@ -69,17 +69,17 @@ def test_batches_go_one_by_one_as_they_are_wanted() -> None:
 
 
 def test_an_answer_that_was_cut_is_no_success() -> None:
-    with answering(lambda asked: Reply(200, created(asked).body.splitlines()[0])) as service:
-        with pytest.raises(BadAnswer, match="1 answers to 2 requests"):
-            list(client(service.url).submit([record(0), record(1)]))
+    cut = answering(lambda asked: Reply(200, created(asked).body.splitlines()[0]))
+    with cut as service, pytest.raises(BadAnswer, match="1 answers to 2 requests"):
+        list(client(service.url).submit([record(0), record(1)]))
 
 
 @pytest.mark.parametrize(("status", "kind"), KINDS.items())
 def test_each_problem_is_its_own_error(status: int, kind: type[StageoutError]) -> None:
     flaws = [{"detail": "is wrong", "pointer": "#/0"}]
-    with answering(lambda _: problem(status, errors=flaws, error_id="4711")) as service:
-        with pytest.raises(kind) as raised:
-            client(service.url).task("t")
+    refusing = answering(lambda _: problem(status, errors=flaws, error_id="4711"))
+    with refusing as service, pytest.raises(kind) as raised:
+        client(service.url).task("t")
     error = raised.value
     assert (error.status, error.kind, error.flaws, error.error_id) == (status, "some-kind", flaws, "4711")
     assert "Why. #/0: is wrong" in str(error)
@@ -92,9 +92,9 @@ def test_silence_ends_after_all_tries() -> None:
 
 
 def test_another_service_is_noticed() -> None:
-    with answering(lambda _: Reply(200, b"<html>a login page</html>")) as service:
-        with pytest.raises(BadAnswer, match="Check the URL"):
-            client(service.url).task("t")
+    other = answering(lambda _: Reply(200, b"<html>a login page</html>"))
+    with other as service, pytest.raises(BadAnswer, match="Check the URL"):
+        client(service.url).task("t")
 
 
 def test_names_cannot_leave_their_place() -> None:

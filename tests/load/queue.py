@@ -20,11 +20,12 @@ from asyncstageout.catalogue.lookup import FileFilter, list_files
 from asyncstageout.catalogue.step_runs import Actor, start_step
 from asyncstageout.core.requests import read_requests
 from load.bodies import SITES, record
-from load.server import loaded_catalogue, say
+from load.server import LoadedCatalogue, loaded_catalogue, say
 
 FILES = 10_000_000
 BATCH = 10_000
 CYCLE = 20_000
+ROOMS = (2_000, 200)
 FILES_PER_TASK = 5_000
 USERS = 1_000
 MEMORY = {"shared_buffers": "2GB"}
@@ -51,19 +52,22 @@ def main(files: int = FILES) -> None:
         loaded_catalogue(durable=False, settings=MEMORY) as loaded,
         connect(loaded.url) as conn,
     ):
+        seconds = Stopwatch(loaded)
         step = start_step(conn, Actor(task_id="load", name="load"))
         seconds("seeded", lambda: seed(conn, files))
         params = CycleParams()
         views = seconds("links_with_work", lambda: links_with_work(conn, params))
-        pairs = [Entitled(*view.link, user, 2_000) for view in views for user in view.usernames]
-        say(f"  {len(views)} links, {len(pairs)} pairs of link and user")
+        pairs = sum(len(view.usernames) for view in views)
+        say(f"  {len(views)} links, {pairs} pairs of link and user")
         cycle = params.model_copy(update={"limit": CYCLE})
-        for _ in range(2):
+        for room in ROOMS:
+            entitled = [Entitled(*view.link, user, room) for view in views for user in view.usernames]
             with conn.transaction(force_rollback=True):
                 lock_grouping(conn)
-                taken = seconds(f"take {CYCLE:,}", lambda: take(conn, cycle, pairs))
-                assert len(taken) == CYCLE
-        for batch in range(3):
+                seconds(
+                    f"take {CYCLE:,}, room {room:,} on each link", lambda e=entitled: take(conn, cycle, e)
+                )
+        for batch in range(5):
             numbers = range(batch * BATCH, (batch + 1) * BATCH)
             good, _ = read_requests(record(number) for number in numbers)
             seconds(f"add_transfers {BATCH:,}", lambda good=good: add_transfers(conn, good, step))
@@ -104,11 +108,18 @@ def seed(conn: Connection, files: int) -> None:
     conn.execute("ANALYZE task")
 
 
-def seconds(what: str, work: Callable[[], Any]) -> Any:
-    started_s = perf_counter()
-    result = work()
-    say(f"{perf_counter() - started_s:8.3f} s  {what}")
-    return result
+class Stopwatch:
+    """Says how long work took, and how much of that Postgres computed; the rest is disk, neighbours and us."""
+
+    def __init__(self, catalogue: LoadedCatalogue) -> None:
+        self._catalogue = catalogue
+
+    def __call__(self, what: str, work: Callable[[], Any]) -> Any:
+        started_s, computed_s = perf_counter(), self._catalogue.cpu_s()
+        result = work()
+        took_s = perf_counter() - started_s
+        say(f"{took_s:8.3f} s, {self._catalogue.cpu_s() - computed_s:8.2f} s of CPU: {what}")
+        return result
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def _airflow(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
             command=_airflow_command(name),
             needs=needs,
             environment=environment,
-            is_ready=_answers(port, "/execution/health") if name == "api-server" else _beats(port, name),
+            is_ready=_serves(port) if name == "api-server" else _beats(port, name),
             port=port if name == "api-server" else None,
         )
         for name, needs in AIRFLOW_NEEDS.items()
@@ -172,6 +172,17 @@ def _answers(
     async def is_ready(_: datetime) -> bool:
         status, _body = await get(port, path, trust)
         return status == 200 or (any_status and status > 0)
+
+    return is_ready
+
+
+def _serves(port: int) -> ReadyCheck:
+    """Ready when the api-server answers, and our own API in it, whose first answer takes seconds."""
+    ours = _answers(port, "/stageout/api/v1/health", any_status=True)
+    airflows = _answers(port, "/execution/health")
+
+    async def is_ready(started_at: datetime) -> bool:
+        return await airflows(started_at) and await ours(started_at)
 
     return is_ready
 

@@ -166,7 +166,8 @@ WITH changed AS (
     WHERE NOT EXISTS (  -- a later request for the same destination has taken its place
             SELECT FROM transfer o WHERE o.destination_key = t.destination_key AND o.id <> t.id
                 AND (o.state NOT IN ('DONE', 'FAILED', 'KILLED') OR o.id > t.id))
-        AND state = 'FAILED' AND driver IS NULL AND created_at >= %(created_from)s AND created_at < %(created_to)s
+        AND state = 'FAILED' AND driver IS NULL
+        AND created_at >= %(created_from)s AND created_at < %(created_to)s
         AND (%(username)s::text IS NULL OR username = %(username)s)
         AND (%(source)s::text IS NULL OR source = %(source)s)
         AND (%(destination)s::text IS NULL OR destination = %(destination)s)

@@ -159,7 +159,8 @@ SELECT count(*) FROM fts_job j WHERE j.state = 'PLANNED' AND EXISTS (
 
 LEAKS = f"""
 SELECT t.id, 'it waits until ' || t.due_at AS detail FROM transfer t
-WHERE t.state IN ('NEW', 'RETRY') AND t.driver IS NULL AND t.due_at > now() + make_interval(secs => {FARTHEST_DUE_S})
+WHERE t.state IN ('NEW', 'RETRY') AND t.driver IS NULL
+    AND t.due_at > now() + make_interval(secs => {FARTHEST_DUE_S})
 UNION ALL
 SELECT t.id, t.state || ' in ' || coalesce('a job that is ' || j.state, 'no job')
 FROM transfer t LEFT JOIN fts_job j ON j.sid = t.fts_job

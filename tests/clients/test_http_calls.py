@@ -158,6 +158,7 @@ def test_an_answer_that_trickles_in_is_cut_off(slow: Reply) -> None:
         (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0.5),
         ("soon", 0, 0.5),
     ],
+    ids=["seconds", "many seconds", "a date", "a date gone by", "no date"],  # the same in every process
 )
 def test_retry_after_is_honoured_and_capped(header: str, at_least_s: float, at_most_s: float) -> None:
     slept: list[float] = []

@@ -8,7 +8,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid up down status test chaos lint lock clean install
+.PHONY: help demo grid up down status test chaos load lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ test: install lint $(OIDC) ## Run all checks and all tests
 
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
 	cd tests && ../$(BIN)/python -m chaos
+
+load: install ## Measure intake through the API, and a queue of ten million files (10 minutes, 10 GB)
+	cd tests && ../$(BIN)/python -m load.intake && ../$(BIN)/python -m load.queue
 
 lint: install ## Check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -160,3 +160,17 @@ def test_jobs_keep_the_names_that_they_were_planned_with(conn: Connection, add: 
         job.files[0].destination_url == "davs://t2-ch-cern.sandbox.test:8443/store/user/alice/mc/out_1.root"
     )
     assert job.files[0].destination_lfn == "/store/user/alice/mc/out_1.root"
+
+
+def test_a_long_queue_on_one_of_many_links_fills_the_cycle(
+    conn: Connection, add: Add, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms begin small, and grow for who needs more; what is read stays bounded by what is taken."""
+    monkeypatch.setattr("asyncstageout.steps.group.FIRST_ROOM", 2)
+    add(*files(100), *(record(number, source="T2_US_MIT", username="bob") for number in range(3)))
+    group(conn, open_cycle(conn, "d", "r", CycleParams(limit=3)), step_run=step)
+    assert in_flight(conn).keys() == {"alice", "bob"}
+    group(conn, open_cycle(conn, "d", "next", CycleParams(limit=60)), step_run=step)
+    assert sum(in_flight(conn).values()) == 63
+    group(conn, open_cycle(conn, "d", "last", CycleParams()), step_run=step)
+    assert states(conn) == {"ACQUIRED": 103}

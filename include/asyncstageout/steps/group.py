@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import psycopg
 from psycopg import Connection
 
 from asyncstageout.catalogue.claims import lock_grouping, take, write_jobs
-from asyncstageout.catalogue.cycles import Cycle, end_stage
+from asyncstageout.catalogue.cycles import Cycle, CycleParams, end_stage
 from asyncstageout.catalogue.jobs import assign_shards, planned_loads
 from asyncstageout.catalogue.link_health import start_probes
 from asyncstageout.catalogue.transitions import Move, apply_moves
@@ -26,6 +27,11 @@ from asyncstageout.steps.recording import Summary, files, size
 MAX_SHARDS = 4
 JOBS_PER_SHARD = 50
 """Fewer jobs than this are submitted faster by one task than a second task takes to start."""
+
+
+FIRST_ROOM = 200
+"""Files of a link at first, where many links wait: one full FTS job."""
+ROOM_GROWS = 8
 
 
 class Plan(NamedTuple):
@@ -69,12 +75,7 @@ def group(
 
 def _plan(conn: Connection, cycle: Cycle, new_sid: Callable[[], UUID]) -> Plan:
     board = look(conn, cycle.params)
-    taken = take(
-        conn,
-        cycle.params,
-        [one for view in board.views for one in board.entitled(view)],
-        barred=[one for view in board.views for one in board.barred(view)],
-    )
+    taken = _take(conn, cycle.params, board)
     ready: list[tuple[JobKey, PendingFile]] = []
     nameless: list[tuple[PendingFile, Unresolvable]] = []
     files_per_job: dict[JobKey, int] = {}
@@ -94,6 +95,26 @@ def _plan(conn: Connection, cycle: Cycle, new_sid: Callable[[], UUID]) -> Plan:
     jobs = plan_jobs(ready, files_per_job.__getitem__, new_sid)
     _begin_probes(conn, board, jobs)
     return Plan(jobs, nameless)
+
+
+def _take(conn: Connection, params: CycleParams, board: Board) -> list[PendingFile]:
+    """Take the cycle's files, giving each link more room until the cycle is full.
+
+    What is read follows the sum of the rooms: with each link's whole room at once, a long queue on many links
+    would be read to its end for a cycle that takes a small part of it.
+    """
+    entitled = [one for view in board.views for one in board.entitled(view)]
+    barred = [one for view in board.views for one in board.barred(view)]
+    room = max(FIRST_ROOM, 2 * params.limit // max(len(board.views), 1))
+    while True:
+        narrowed = [one._replace(room=min(one.room, room)) for one in entitled]
+        taken = take(conn, params, narrowed, barred=barred)
+        at_their_room = {
+            link for link, count in Counter(file.link for file in taken).items() if count >= room
+        }
+        if len(taken) >= params.limit or not at_their_room:
+            return taken
+        room *= ROOM_GROWS
 
 
 def _begin_probes(conn: Connection, board: Board, jobs: list[PlannedJob]) -> None:

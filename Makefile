@@ -29,7 +29,7 @@ status: ## Show what runs, on which port, with which log
 	@$(BIN)/aso status
 
 test: install lint $(OIDC) ## Run all checks and all tests
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
 	cd tests && ../$(BIN)/python -m chaos

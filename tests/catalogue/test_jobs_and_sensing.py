@@ -79,8 +79,8 @@ def test_a_released_job_costs_no_attempt(conn: Connection, add: Add, plan: Plan,
     """A7: the storage is banned; its files wait and lose nothing."""
     add(record(1), record(2))
     (job,) = plan()
-    assert release(conn, job.sid, "davs://x is banned", wait_s=300, step_run=step) == 2
-    assert release(conn, job.sid, "again", wait_s=300, step_run=step) == 0
+    assert release(conn, [job.sid], "davs://x is banned", wait_s=300, step_run=step) == ({job.sid}, 2)
+    assert release(conn, [job.sid], "again", wait_s=300, step_run=step) == (set(), 0)
     assert states(conn) == {"NEW": 2}
     assert plan() == []  # not due yet
     assert conn.execute("SELECT DISTINCT attempt FROM transfer").fetchall() == [(0,)]

@@ -176,7 +176,7 @@ class House(RuleBasedStateMachine):
         self._answer(conn, n, lambda sid, _: split(conn, sid, parts, "400", self.step))
 
     def release(self, conn: Connection, n: int) -> None:
-        self._answer(conn, n, lambda sid, _: release(conn, sid, "banned", wait_s=-1, step_run=self.step))
+        self._answer(conn, n, lambda sid, _: release(conn, [sid], "banned", wait_s=-1, step_run=self.step))
 
     def refuse(self, conn: Connection, n: int) -> None:
         def fail(sid: UUID, transfer_ids: list[int]) -> None:

@@ -91,11 +91,15 @@ WITH answer AS (
 SELECT count(*) FROM changed
 """
 
+# Locked in one order, so that two runs never wait for each other.
 _RELEASE = """
-WITH job AS (
-    UPDATE fts_job SET state = 'REFUSED', reason = %(reason)s, ended_at = now(), open_files = 0
-    WHERE sid = %(sid)s AND state = 'PLANNED'
-    RETURNING sid
+WITH ours AS MATERIALIZED (
+    SELECT sid FROM fts_job WHERE sid = ANY(%(sids)s) AND state = 'PLANNED'
+        AND (%(poster)s::bigint IS NULL OR poster = %(poster)s)
+    ORDER BY sid FOR NO KEY UPDATE
+), job AS (
+    UPDATE fts_job j SET state = 'REFUSED', reason = %(reason)s, ended_at = now(), open_files = 0
+    FROM ours WHERE j.sid = ours.sid RETURNING j.sid
 ), changed AS (
     -- A file that was being killed is in no job now, and so it is killed.
     UPDATE transfer t SET updated_at = now(),
@@ -109,7 +113,7 @@ WITH job AS (
     SELECT id, CASE state WHEN 'KILLED' THEN 'KILL' ELSE 'ACQUIRED' END::transfer_state, state, attempt,
         fts_job, %(step_run)s, %(reason)s FROM changed
 )
-SELECT count(*) FROM changed
+SELECT (SELECT array_agg(sid) FROM job), (SELECT count(*) FROM changed)
 """
 
 _SPLIT = """
@@ -291,12 +295,28 @@ def record_accepted(conn: Connection, accepted: Sequence[tuple[UUID, UUID]], ste
     return int(row[0]) if row else 0
 
 
-def release(conn: Connection, sid: UUID, reason: str, *, wait_s: float, step_run: int) -> int:
-    """Give a refused job's files back to the queue, due again in ``wait_s``; no attempt is used."""
+def release(
+    conn: Connection,
+    sids: Sequence[UUID],
+    reason: str,
+    *,
+    wait_s: float,
+    step_run: int,
+    poster: int | None = None,
+) -> tuple[set[UUID], int]:
+    """Close planned jobs and give their files back to the queue, due again in ``wait_s``; no attempt is used.
+
+    Args:
+        poster: only jobs that this step run tells FTS about; None: whoever does.
+
+    Returns which jobs were closed, and how many files went back.
+    """
     row = conn.execute(
-        _RELEASE, {"sid": sid, "reason": reason, "wait_s": wait_s, "step_run": step_run}
+        _RELEASE,
+        {"sids": list(sids), "reason": reason, "wait_s": wait_s, "step_run": step_run, "poster": poster},
     ).fetchone()
-    return int(row[0]) if row else 0
+    closed, files = row or (None, 0)
+    return set(closed or ()), int(files)
 
 
 def close_refused(conn: Connection, sid: UUID, reason: str) -> None:

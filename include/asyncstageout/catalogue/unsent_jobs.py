@@ -21,6 +21,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.jobs import release
+
 # Locked in one order, so that two runs never wait for each other.
 _MARK = """
 WITH job AS MATERIALIZED (
@@ -29,28 +31,6 @@ WITH job AS MATERIALIZED (
 )
 UPDATE fts_job j SET poster = %(step_run)s FROM job WHERE j.sid = job.sid
 RETURNING j.sid, job.poster IS NULL
-"""
-
-_RELEASE = """
-WITH ours AS MATERIALIZED (
-    SELECT sid FROM fts_job WHERE sid = ANY(%(sids)s) AND state = 'PLANNED' AND poster = %(step_run)s
-    ORDER BY sid FOR NO KEY UPDATE
-), job AS (
-    UPDATE fts_job j SET state = 'REFUSED', reason = %(reason)s, ended_at = now(), open_files = 0
-    FROM ours WHERE j.sid = ours.sid RETURNING j.sid
-), changed AS (
-    -- A file that was being killed is in no job now, and so it is killed.
-    UPDATE transfer t SET updated_at = now(), due_at = now(),
-        state = (CASE t.state WHEN 'KILL' THEN 'KILLED' ELSE 'NEW' END)::transfer_state,
-        ended_at = CASE t.state WHEN 'KILL' THEN now() END
-    FROM job WHERE t.fts_job = job.sid AND t.state IN ('ACQUIRED', 'KILL')
-    RETURNING t.id, t.state, t.attempt, t.fts_job
-), event AS (
-    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
-    SELECT id, CASE state WHEN 'KILLED' THEN 'KILL' ELSE 'ACQUIRED' END::transfer_state, state, attempt,
-        fts_job, %(step_run)s, %(reason)s FROM changed
-)
-SELECT (SELECT array_agg(sid) FROM job), (SELECT count(*) FROM changed)
 """
 
 
@@ -85,6 +65,4 @@ def release_unsent(
 
     Returns which jobs were closed (those that no other run has marked since), and how many files are free.
     """
-    row = conn.execute(_RELEASE, {"sids": list(sids), "reason": reason, "step_run": step_run}).fetchone()
-    closed, files = row or (None, 0)
-    return set(closed or ()), int(files)
+    return release(conn, sids, reason, wait_s=0, step_run=step_run, poster=step_run)

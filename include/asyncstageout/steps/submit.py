@@ -313,9 +313,8 @@ class _Submission:
     def _release(self, refusal: Refusal, reason: str) -> None:
         self.unsettled.pop(refusal.job.sid, None)
         wait_s = WAITS_S.get(type(refusal.problem), UNEXPLAINED_WAIT_S)
-        self.tally.released += release(
-            self._conn, refusal.job.sid, reason, wait_s=wait_s, step_run=self._step_run
-        )
+        _, count = release(self._conn, [refusal.job.sid], reason, wait_s=wait_s, step_run=self._step_run)
+        self.tally.released += count
 
 
 def _refuse(conn: Connection, refusal: Refusal, step_run: int) -> int:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from starlette.applications import Starlette
@@ -14,8 +15,6 @@ from starlette.routing import Mount
 from api.conftest import OPERATOR
 from asyncstageout.api.__main__ import document
 from fixtures.catalogue import Add, record
-
-schemathesis = pytest.importorskip("schemathesis")
 
 HEADERS = {"Authorization": f"Bearer {OPERATOR.name}"}
 EXAMPLES = 12

@@ -76,7 +76,7 @@ def test_from_injection_to_published(conn: Connection, user: CrabRest, service: 
     assert failed["publication_failure_reason"] == "block 7 was refused, said DBS"
     assert failed["publication_retry_count"] == 1
     assert publisher.acquire() == []
-    told = conn.execute("SELECT from_state::text, to_state::text FROM publication_event ORDER BY id")
+    told = conn.execute("SELECT from_state, to_state FROM file_event ORDER BY id")
     assert sorted(told.fetchall()) == sorted(
         [("NOT_REQUIRED", "NEW"), ("NEW", "ACQUIRED")] * 2 + [("ACQUIRED", "DONE"), ("ACQUIRED", "FAILED")]
     )

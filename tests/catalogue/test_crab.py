@@ -271,9 +271,7 @@ def test_every_word_of_a_publisher(conn: Connection, insert: Insert, step: int) 
         done = crab.tell_publication(conn, "schedd", words, None, step)
         assert bool(done) == (state in crab.PUBLICATION_MOVES[said])
         events += bool(done) and said != state
-        row = conn.execute(
-            "SELECT publication, (SELECT count(*) FROM publication_event) FROM transfer"
-        ).fetchone()
+        row = conn.execute("SELECT publication, (SELECT count(*) FROM file_event) FROM transfer").fetchone()
         assert row == (said if done else state, events)
 
 

@@ -16,7 +16,7 @@ from psycopg import Connection
 from psycopg.errors import UniqueViolation
 
 from asyncstageout.catalogue.bell import ring
-from asyncstageout.catalogue.history import MOVING_LOCK
+from asyncstageout.catalogue.history import MOVING_LOCK, bring_back
 from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.restrictions import restrictions_in_force
 from asyncstageout.catalogue.selected import Visible
@@ -153,19 +153,6 @@ FROM (SELECT * FROM transfer UNION ALL SELECT * FROM transfer_history) t
 WHERE t.request_id = %(request_id)s
 """
 
-LIVE_COLUMNS = (
-    "id, request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,"
-    " size_bytes, adler32, type, activity, priority, job_id, job_retry_count, state, due_at, attempt,"
-    " fts_job, fts_file_id, failure_category, failure_code, failure_scope, failure_errno, failure_reason,"
-    " publication, created_at, updated_at, fts_finished_at, ended_at, driver"
-)
-"""All columns of ``transfer`` but the generated ones."""
-
-_BRING_BACK = f"""
-WITH gone AS (DELETE FROM transfer_history WHERE request_id = ANY(%s) RETURNING *)
-INSERT INTO transfer ({LIVE_COLUMNS}) SELECT {LIVE_COLUMNS} FROM gone
-"""
-
 _LOOK = """
 SELECT t.state::text, t.driver, t.size_bytes, t.job_retry_count, t.destination, t.activity, c.start_time
 FROM transfer t JOIN task k ON k.id = t.task_id LEFT JOIN crab_record c ON c.transfer_id = t.id
@@ -202,8 +189,9 @@ WITH seen AS (
     RETURNING t.id, s.state AS from_state, s.path, t.attempt AS base, %(note)s::text AS reason,
         s.publication AS was, t.publication
 ), event AS ({_EVENTS}), publication AS (
-    INSERT INTO publication_event (transfer_id, from_state, to_state, step_run, reason)
-    SELECT id, was, publication, %(step_run)s, reason FROM changed WHERE was <> publication
+    INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run, reason)
+    SELECT id, 'publication', was::text, publication::text, %(step_run)s, reason FROM changed
+    WHERE was <> publication
 )
 SELECT count(*) FROM changed
 """
@@ -308,8 +296,8 @@ SELECT count(*) FROM changed
 """
 
 _PUBLICATION_EVENTS = """
-    INSERT INTO publication_event (transfer_id, from_state, to_state, step_run, reason)
-    SELECT id, was, publication, %(step_run)s, reason FROM changed ORDER BY id
+    INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run, reason)
+    SELECT id, 'publication', was::text, publication::text, %(step_run)s, reason FROM changed ORDER BY id
 """
 
 _ACQUIRE_PUBLICATION = f"""
@@ -459,7 +447,7 @@ def send_again(conn: Connection, request: Reinjection, said: Said, *, step_run: 
     name = request.request_id
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
-        conn.execute(_BRING_BACK, ([name],))
+        bring_back(conn, [name])
         found = conn.execute(_LOOK, _values(request)).fetchone()
         if found is None:
             raise NoSuchFile(name)
@@ -584,7 +572,7 @@ def tell_publication(
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
         # The flag may come when its file ended long ago.
-        conn.execute(_BRING_BACK, ([word.request_id for word in words if word.state == "NEW"],))
+        bring_back(conn, [word.request_id for word in words if word.state == "NEW"])
         return _ids(
             conn,
             _TELL_PUBLICATION,

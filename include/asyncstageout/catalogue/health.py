@@ -25,6 +25,7 @@ def strays(conn: Connection) -> int:
     """Return how many rows lie in the default partitions, where they are in the way of a new partition."""
     row = conn.execute(
         "SELECT (SELECT count(*) FROM transfer_event_default)"
+        " + (SELECT count(*) FROM file_event_default)"
         " + (SELECT count(*) FROM transfer_history_default)"
     ).fetchone()
     return int(row[0]) if row else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import Connection
 
 MOVING_LOCK = 0x5A53
@@ -24,6 +26,19 @@ WITH old AS (
 INSERT INTO transfer_history SELECT * FROM gone
 """
 
+LIVE_COLUMNS = (
+    "id, request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,"
+    " size_bytes, adler32, type, activity, priority, job_id, job_retry_count, state, due_at, attempt,"
+    " fts_job, fts_file_id, failure_category, failure_code, failure_scope, failure_errno, failure_reason,"
+    " publication, created_at, updated_at, fts_finished_at, ended_at, driver, block_id"
+)
+"""All columns of ``transfer`` but the generated ones."""
+
+_BRING_BACK = f"""
+WITH gone AS (DELETE FROM transfer_history WHERE request_id = ANY(%s) RETURNING *)
+INSERT INTO transfer ({LIVE_COLUMNS}) SELECT {LIVE_COLUMNS} FROM gone
+"""
+
 
 def move_finished(
     conn: Connection,
@@ -38,3 +53,11 @@ def move_finished(
         return conn.execute(
             _MOVE, {"keep_done_s": keep_done_s, "keep_failed_s": keep_failed_s, "at_most": at_most}
         ).rowcount
+
+
+def bring_back(conn: Connection, request_ids: Sequence[str]) -> int:
+    """Move files out of the history, so that they can be worked on again; return how many were there.
+
+    Call it in a transaction that holds :data:`MOVING_LOCK` shared.
+    """
+    return conn.execute(_BRING_BACK, (list(request_ids),)).rowcount

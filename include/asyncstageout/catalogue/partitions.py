@@ -18,7 +18,8 @@ def wanted_partitions(today: date, days_ahead: int = DAYS_AHEAD) -> Iterator[tup
     """Yield (table, partition, from, to) for today and the days ahead; ``to`` is exclusive."""
     for offset in range(days_ahead + 1):
         day = today + timedelta(days=offset)
-        yield "transfer_event", f"transfer_event_{day:%Y%m%d}", day, day + timedelta(days=1)
+        for table in ("transfer_event", "file_event"):
+            yield table, f"{table}_{day:%Y%m%d}", day, day + timedelta(days=1)
     for month in dict.fromkeys(
         (today + timedelta(days=offset)).replace(day=1) for offset in range(days_ahead + 1)
     ):
@@ -62,7 +63,10 @@ def _create(conn: Connection, table: str, ranges: dict[str, tuple[date, date]]) 
             )
         )
     if caught == (True,):
+        # These rows are no news: triggers that tell others of new events pass over them.
+        conn.execute("SELECT set_config('stageout.moving', 'on', true)")
         conn.execute(sql.SQL("INSERT INTO {table} SELECT * FROM {caught}").format(**names))
+        conn.execute("SELECT set_config('stageout.moving', '', true)")
         conn.execute(sql.SQL("DROP TABLE {caught}").format(**names))
 
 

@@ -125,7 +125,7 @@ SELECT id, 'publication', 'NEW', 'ACQUIRED', name, %(step_run)s FROM changed ORD
 """
 
 _OPEN_AND_DUE = """
-SELECT now(), b.id, b.opened_at, b.oldest_at,
+SELECT b.id, b.dbs, b.opened_at, b.oldest_at,
     (SELECT max(o.closed_at) FROM block o WHERE o.dbs = b.dbs AND o.dataset = b.dataset), k.complete_at
 FROM block b JOIN task k ON k.id = b.task_id
 WHERE b.state = 'OPEN' AND b.due_at <= now() ORDER BY b.due_at, b.id LIMIT %(at_most)s FOR UPDATE OF b
@@ -261,10 +261,9 @@ def write_fillings(
         conn.execute(statement, values)
 
 
-def open_and_due(conn: Connection, at_most: int) -> tuple[datetime | None, list[OpenBlock]]:
-    """Lock and return open blocks that a rule may close by now, and what time the catalogue has."""
-    rows = conn.execute(_OPEN_AND_DUE, {"at_most": at_most}).fetchall()
-    return (rows[0][0] if rows else None), [OpenBlock(*row[1:]) for row in rows]
+def open_and_due(conn: Connection, at_most: int) -> list[OpenBlock]:
+    """Lock and return open blocks that a rule may close by now."""
+    return [OpenBlock(*row) for row in conn.execute(_OPEN_AND_DUE, {"at_most": at_most})]
 
 
 def close_blocks(conn: Connection, reasons: Mapping[int, str]) -> None:

@@ -38,6 +38,8 @@ class ClosedBlock:
     tries: int
     silences: int
     silent_since: datetime | None
+    silent_s: float
+    """How long ago that was."""
     parent_blocks: list[str] | None
     """Input blocks that it needs; None: nobody has looked for them."""
     parent_datasets: list[str]
@@ -84,6 +86,7 @@ WITH mine AS MATERIALIZED (
     RETURNING b.*
 )
 SELECT l.id AS block_id, l.name, l.dataset, l.destination, l.dbs, l.tries, l.silences, l.silent_since,
+    coalesce(extract(epoch FROM now() - l.silent_since), 0)::float8 AS silent_s,
     l.parent_blocks, l.parent_datasets, l.parents_unknown, k.input_dataset, k.with_parents,
     EXISTS (SELECT FROM block o WHERE o.dbs = l.dbs AND o.dataset = l.dataset AND o.state = 'PUBLISHED'
         AND o.closed_at > now() - interval '1 day') AS dataset_goes

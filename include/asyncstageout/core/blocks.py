@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field
-
-Count = Annotated[int, Field(ge=1, strict=True)]
-Seconds = Annotated[float, Field(ge=0, le=10**8)]
+from enum import Enum
+from typing import NamedTuple
 
 
-class BlockRules(BaseModel):
-    """When blocks are closed and given up; the defaults are those of ASO and CRAB, where they had any.
+@dataclass(frozen=True, slots=True)
+class PublicationSettings:
+    """How the blocks of a DBS instance are made, closed and given up; defaults as of ASO and CRAB.
 
-    ==========================  =====================================================================
-    rule                        why
-    ==========================  =====================================================================
-    ``files_per_block``         the unit in which data of users are looked at and moved
-    ``lumis_per_block``         DBS writes a row for each, in one transaction (CRABServer issue 6670)
-    ``payload_per_block_bytes`` its front refuses large bodies with a 413 (CRABServer issue 6656)
-    ``first_after_s``           a block takes what arrives within this time, whatever else says to close
-    ``close_after_s``           users see their data grow while a long task runs
-    ``oldest_s``                no file waits for longer
-    ``metadata_wait_s``         a submitter that died must not leave files waiting for ever
-    ``max_tries``               refusals of one block before its files are given up
-    ==========================  =====================================================================
+    ========================  =======================================================================
+    setting                   why
+    ========================  =======================================================================
+    ``block_files``           the unit in which users' data are looked at and moved
+    ``block_lumis``           DBS writes a row for each, in one transaction (CRABServer issue 6670)
+    ``block_payload_bytes``   DBS's front refuses larger bodies with a 413 (CRABServer issue 8308)
+    ``first_after_s``         a block takes what arrives within this time, whatever else would close it
+    ``close_after_s``         since the dataset's last block: users see their data grow with a long task
+    ``oldest_s``              no file waits longer for its block to fill
+    ``metadata_wait_s``       a submitter that died does not leave files waiting for ever
+    ``max_tries``             refusals of a block until its files are given up
+    ``processing_version``    as every publisher of users' data says
+    ``acquisition_era``       of files that name none, and have no input
+    ``physics_group``         as every publisher of users' data says
+    ``primary_dataset_type``  of files without input: simulated
+    ========================  =======================================================================
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    block_files: int = 100
+    block_lumis: int = 100_000
+    block_payload_bytes: int = 50_000_000
+    close_after_s: int = 18_800
+    first_after_s: int = 600
+    oldest_s: int = 259_200
+    max_tries: int = 5
+    metadata_wait_s: int = 259_200
+    processing_version: int = 1
+    acquisition_era: str = "CRAB"
+    physics_group: str = "CRAB3"
+    primary_dataset_type: str = "mc"
 
-    files_per_block: Count = 100
-    lumis_per_block: Count = 100_000
-    payload_per_block_bytes: Count = 20_000_000
-    first_after_s: Seconds = 600.0
-    close_after_s: Seconds = 18_800.0
-    oldest_s: Seconds = 3 * 86_400.0
-    metadata_wait_s: Seconds = 3 * 86_400.0
-    max_tries: Count = 5
+
+SettingsOf = Callable[[str], PublicationSettings]
+"""Gives the settings of a DBS instance, by the name of its connection."""
 
 
 class BlockKey(NamedTuple):
@@ -84,19 +91,19 @@ class Filling:
         self.lumis += file.lumis
         self.payload_bytes += file.payload_bytes
 
-    def too_full_for(self, file: ReadyFile, rules: BlockRules) -> str | None:
+    def too_full_for(self, file: ReadyFile, settings: PublicationSettings) -> str | None:
         """Say which limit the file would break; a file that is too large by itself has a block of its own."""
         if not self.files:
             return None
-        if self.lumis + file.lumis > rules.lumis_per_block:
-            return f"lumis: the next file would make more than {rules.lumis_per_block:,}"
-        if self.payload_bytes + file.payload_bytes > rules.payload_per_block_bytes:
-            return f"size: the next file would make more than {rules.payload_per_block_bytes:,} bytes"
+        if self.lumis + file.lumis > settings.block_lumis:
+            return f"lumis: the next file would make more than {settings.block_lumis:,}"
+        if self.payload_bytes + file.payload_bytes > settings.block_payload_bytes:
+            return f"size: the next file would make more than {settings.block_payload_bytes:,} bytes"
         return None
 
 
 def fill(
-    files: Iterable[ReadyFile], open_blocks: Mapping[BlockKey, Filling], rules: BlockRules
+    files: Iterable[ReadyFile], open_blocks: Mapping[BlockKey, Filling], settings_of: SettingsOf
 ) -> list[Filling]:
     """Put files into open blocks, and into new ones where those are full; return all that got any.
 
@@ -108,24 +115,23 @@ def fill(
     for file in files:
         by_key[file.key].append(file)
     return [
-        block for key, group in by_key.items() for block in _fill(key, group, open_blocks.get(key), rules)
+        block
+        for key, group in by_key.items()
+        for block in _fill(open_blocks.get(key) or Filling(key), group, settings_of(key.dbs))
     ]
 
 
-def _fill(
-    key: BlockKey, files: list[ReadyFile], block: Filling | None, rules: BlockRules
-) -> Iterable[Filling]:
-    block = block or Filling(key)
+def _fill(block: Filling, files: list[ReadyFile], settings: PublicationSettings) -> Iterable[Filling]:
     for file in files:
-        if reason := block.too_full_for(file, rules):
+        if reason := block.too_full_for(file, settings):
             block.close_reason = reason
             yield block
-            block = Filling(key)
+            block = Filling(block.key)
         block.add(file)
-        if block.files >= rules.files_per_block:
+        if block.files >= settings.block_files:
             block.close_reason = f"count: {block.files:,} files"
             yield block
-            block = Filling(key)
+            block = Filling(block.key)
     if block.added:
         yield block
 
@@ -134,6 +140,7 @@ class OpenBlock(NamedTuple):
     """An open block, as far as time closes it."""
 
     block_id: int
+    dbs: str
     opened_at: datetime
     oldest_at: datetime
     """When the file arrived that waits for the longest."""
@@ -142,18 +149,18 @@ class OpenBlock(NamedTuple):
     task_ended_at: datetime | None
 
 
-def closing_times(block: OpenBlock, rules: BlockRules) -> dict[str, datetime]:
+def closing_times(block: OpenBlock, settings: PublicationSettings) -> dict[str, datetime]:
     """Return for each rule when it closes the block; the first one counts.
 
     The time since the dataset's last block runs from its closing, not from its publication: while DBS is
     down, one block waits for it in each such time, and not hundreds of tiny ones.
     """
-    times = {"age: its oldest file waits too long": block.oldest_at + timedelta(seconds=rules.oldest_s)}
-    gathered_at = block.opened_at + timedelta(seconds=rules.first_after_s)
+    times = {"age: its oldest file waits too long": block.oldest_at + timedelta(seconds=settings.oldest_s)}
+    gathered_at = block.opened_at + timedelta(seconds=settings.first_after_s)
     if block.dataset_closed_at is None:
         times["first: nothing of its dataset was published yet"] = gathered_at
     else:
-        again_at = block.dataset_closed_at + timedelta(seconds=rules.close_after_s)
+        again_at = block.dataset_closed_at + timedelta(seconds=settings.close_after_s)
         times["time: the dataset's last block was closed long ago"] = max(again_at, gathered_at)
     if block.task_ended_at is not None:
         times["end: the task has no more files"] = block.task_ended_at
@@ -170,3 +177,41 @@ def wait_s(times: int) -> float:
     [60.0, 240.0, 960.0, 3600.0, 3600.0]
     """
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * WAIT_GROWS ** (times - 1))
+
+
+class AfterSilence(Enum):
+    """What follows when DBS was told of a block, gave no answer, and does not have it."""
+
+    WAIT = "wait"
+    SPLIT = "split"
+    GIVE_UP = "give up"
+
+
+SILENCES_BEFORE_SPLIT = 2
+SILENCES_BEFORE_SPLIT_ANYWAY = 4
+
+
+def after_silence(
+    silences: int, files: int, settings: PublicationSettings, *, others_go: bool
+) -> AfterSilence:
+    """Decide on a block about which DBS was silent; the first row that holds counts.
+
+    =========================================  =======  ====================================================
+    silences, files, others                    follows  why
+    =========================================  =======  ====================================================
+    2, several, DBS takes others meanwhile     split    it is too much for DBS in the time that its front has
+    4, several                                 split    so may be all others: at most one split an hour
+    ``max_tries``, one, DBS takes others       give up  no smaller block is possible
+    otherwise                                  wait     DBS is down, which is no file's fault
+    =========================================  =======  ====================================================
+
+    Args:
+        silences: with this one.
+        others_go: DBS took another block since the first of them.
+    """
+    needed = SILENCES_BEFORE_SPLIT if others_go else SILENCES_BEFORE_SPLIT_ANYWAY
+    if files > 1 and silences >= needed:
+        return AfterSilence.SPLIT
+    if files == 1 and silences >= settings.max_tries and others_go:
+        return AfterSilence.GIVE_UP
+    return AfterSilence.WAIT

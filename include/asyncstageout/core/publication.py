@@ -8,7 +8,7 @@ as not said, and what its publisher puts there instead (``prepareDbsPublishingCo
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -27,7 +27,7 @@ from pydantic import (
     ValidationError,
 )
 
-from asyncstageout.core.blocks import BlockRules
+from asyncstageout.core.blocks import PublicationSettings
 from asyncstageout.core.dbs import (
     BlockFile,
     Lumi,
@@ -41,7 +41,6 @@ from asyncstageout.core.lfn_policy import owner_of
 from asyncstageout.core.naming import BadName, normal_adler32
 from asyncstageout.core.states import FileType
 
-DEFAULT_ERA = "CRAB"
 DEFAULT_GLOBAL_TAG = "crab3_tag"
 MAX_NUMBER = 2**32
 """Runs, lumi sections and their events are below."""
@@ -168,12 +167,8 @@ class OutputFile(BaseModel):
         """Hash of the job's configuration: the last part of the publication name."""
         return (self.publishname or self.dataset.split("/")[2]).rpartition("-")[2]
 
-    def of(self, lfn: str, size_bytes: int, adler32: str, leave_out: Container[str] = ()) -> BlockFile:
-        """Return what DBS is told of this file.
-
-        Args:
-            leave_out: parents that DBS is not told of.
-        """
+    def of(self, lfn: str, size_bytes: int, adler32: str, parents: Sequence[str]) -> BlockFile:
+        """Return what DBS is told of this file, with these of its parents."""
         return BlockFile(
             lfn=lfn,
             size_bytes=size_bytes,
@@ -183,7 +178,7 @@ class OutputFile(BaseModel):
                 self.release, self.pset_hash, global_tag=self.global_tag or DEFAULT_GLOBAL_TAG
             ),
             lumis=self.lumis,
-            parents=tuple(parent for parent in self.parents if parent not in leave_out),
+            parents=tuple(parents),
             cksum=self.cksum,
             md5=self.md5,
         )
@@ -231,7 +226,7 @@ def facts_of(body: Mapping[str, Any]) -> Facts:
     said = read_metadata(body)
     # What it does not say, the file says when it has arrived.
     lfn, size_bytes, adler32 = _PLACEHOLDER
-    file = said.of(said.lfn or lfn, said.size_bytes or size_bytes, said.adler32 or adler32)
+    file = said.of(said.lfn or lfn, said.size_bytes or size_bytes, said.adler32 or adler32, said.parents)
     if problem := file_problem(file):
         raise Unpublishable("metadata", problem)
     bytes_without_lumis = payload_bytes(replace(file, lumis=()))
@@ -284,7 +279,9 @@ class Judgement(NamedTuple):
 LOOK_AGAIN = timedelta(days=1)
 
 
-def judge(file: ArrivedFile, facts: Facts | str | None, now: datetime, rules: BlockRules) -> Judgement:
+def judge(
+    file: ArrivedFile, facts: Facts | str | None, now: datetime, settings: PublicationSettings
+) -> Judgement:
     """Decide on a file that has arrived; the first row that holds counts.
 
     =====================================  ==========  ==================================================
@@ -307,7 +304,7 @@ def judge(file: ArrivedFile, facts: Facts | str | None, now: datetime, rules: Bl
     if file.claim is not Claim.OURS:
         return Judgement(Verdict.WAIT, due_at=now + LOOK_AGAIN)
     if facts is None:
-        gives_up_at = file.ended_at + timedelta(seconds=rules.metadata_wait_s)
+        gives_up_at = file.ended_at + timedelta(seconds=settings.metadata_wait_s)
         if now < gives_up_at:
             return Judgement(Verdict.WAIT, due_at=gives_up_at)
         return Judgement(Verdict.FAILED, "nobody said what is in it (PUT /file-metadata)")

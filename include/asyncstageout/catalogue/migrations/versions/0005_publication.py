@@ -89,17 +89,18 @@ CREATE TABLE dbs_migration (
     dbs          text NOT NULL,
     block_name   text NOT NULL,
     request_id   bigint,
-    state        text NOT NULL DEFAULT 'NEW' CHECK (state IN ('NEW', 'ASKED', 'DONE', 'FAILED')),
+    state        text NOT NULL DEFAULT 'OPEN' CHECK (state IN ('OPEN', 'DONE', 'FAILED')),
     tries        smallint NOT NULL DEFAULT 0,
     due_at       timestamptz NOT NULL DEFAULT now(),
     wanted_at    timestamptz NOT NULL DEFAULT now(),
     settled_at   timestamptz,
     reason       text,
-    PRIMARY KEY (dbs, block_name)
+    PRIMARY KEY (dbs, block_name),
+    CHECK ((settled_at IS NOT NULL) = (state <> 'OPEN'))
 );
-CREATE INDEX dbs_migration_open ON dbs_migration (dbs, due_at) WHERE state IN ('NEW', 'ASKED');
 COMMENT ON TABLE dbs_migration IS
     'Input blocks that a DBS is to copy from the global one, since blocks of ours have parents in them.';
+COMMENT ON COLUMN dbs_migration.request_id IS 'DBS''s; NULL: nobody is known to have asked.';
 """
 
 METADATA = """

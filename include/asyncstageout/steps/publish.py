@@ -1,0 +1,393 @@
+"""Second step of publication: DBS is told of closed blocks, so that each file is in it exactly once.
+
+A block stays CLOSED until DBS is known to have it, or never to take it. Its name and list were written before
+anybody told DBS, and DBS takes a block with all its files or not at all, each name and LFN once. So the same
+block may be told again by anybody at any time. What is there already is looked up and counts as published.
+
+====================================  ====================================================================
+DBS                                   what follows
+====================================  ====================================================================
+takes the block                       its files are DONE
+has the block, or a file of it        its files are looked up: those that are there are DONE (FAILED if they
+                                      are other bytes), the rest goes on in a new block
+gives no answer                       asked whether it has the block; if not, the block waits, and is split
+                                      if DBS takes others meanwhile (``core.blocks.after_silence``)
+finds it too large (413)              split in halves
+does not know a parent                the parents are looked for again
+refuses it                            halved until the file is found (``steps.refusals``); if no file is at
+                                      fault, it waits, and its files fail after ``max_tries`` refusals
+lost a race in its database           it waits a minute
+does not work, or not for us          nothing more is told to it in this run; no try is used
+====================================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from psycopg import Connection
+
+from asyncstageout.catalogue.input_blocks import forget_parents
+from asyncstageout.catalogue.publishing import (
+    ClosedBlock,
+    FileOutcome,
+    Member,
+    lease,
+    let_wait,
+    members,
+    others_go,
+    record_published,
+    settle,
+)
+from asyncstageout.clients.dbs_errors import (
+    BlockExists,
+    BlockRefused,
+    BlockTooLarge,
+    DBSError,
+    DBSRace,
+    FilesNotTaken,
+    ParentUnknown,
+)
+from asyncstageout.clients.errors import Transient
+from asyncstageout.core.blocks import AfterSilence, after_silence, wait_s
+from asyncstageout.core.dbs import block_name
+from asyncstageout.core.dbs_answers import DBSFile
+from asyncstageout.core.states import BlockState, PublicationState
+from asyncstageout.steps.block_contents import Contents, InputAwaited, Spoiled, Told, failed
+from asyncstageout.steps.crashpoints import reached
+from asyncstageout.steps.parents import DBSInstances, InputMissing
+from asyncstageout.steps.recording import Summary, files
+from asyncstageout.steps.refusals import Refusal, Search
+
+logger = logging.getLogger(__name__)
+
+THREADS = 3
+"""POSTs under way at once; DBS writes each in one transaction, and those of a dataset meet in its rows."""
+LEASE_S = 900.0
+"""Longer than a POST may take, with the questions after it (``clients.dbs.PATIENCE``)."""
+BUDGET_S = 480.0
+"""No new block is taken after this time: the task must end before Airflow ends it."""
+SILENCES_PER_RUN = 2
+"""A DBS that so often takes no block in its time is left alone for the rest of the run."""
+ASK_AGAIN_S = 60.0
+IN_FLIGHT_S = 600.0
+"""What DBS was told and did not answer may be at work in it for so long."""
+
+
+class PublishingStopped(Exception):
+    """An instance does not work, or not for us. Its blocks wait, and no file has lost anything."""
+
+    def __init__(self, problems: Mapping[str, DBSError]) -> None:
+        self.problems = dict(problems)
+        super().__init__("; ".join(f"{name}: {error}" for name, error in problems.items()))
+
+
+class _Answer(NamedTuple):
+    told: Told
+    problem: DBSError | None
+
+
+BlockSearch = Search[Told, DBSError]
+BlockRefusal = Refusal[Told, DBSError]
+
+
+def publish(
+    conn: Connection,
+    dbs: DBSInstances,
+    block_ids: Sequence[int],
+    *,
+    step_run: int,
+    threads: int = THREADS,
+    new_uuid: Callable[[], UUID] = uuid4,
+    clock: Callable[[], float] = time.monotonic,
+) -> Summary:
+    """Tell DBS of blocks; what stops one instance does not stop the others.
+
+    Raises:
+        PublishingStopped: an instance needs a person: it does not let us in, or its connection is wrong.
+    """
+    step = _Publication(conn, dbs, step_run, new_uuid)
+    ends_at_s = clock() + BUDGET_S
+    waiting = deque(block_ids)
+    while waiting and clock() < ends_at_s:
+        wave = [waiting.popleft() for _ in range(min(threads, len(waiting)))]
+        for answer in step.post(step.prepare(wave), threads):
+            step.hear(answer)
+        waiting.extendleft(step.decide())
+    step.give_back()
+    summary = step.summary()
+    for_a_person = {name: error for name, error in step.stopped.items() if not isinstance(error, Transient)}
+    if for_a_person:
+        logger.warning("%s", summary.sentence)
+        raise PublishingStopped(for_a_person)
+    return summary
+
+
+class _Publication:
+    """One run of the step: what DBS answered, and what follows from it."""
+
+    def __init__(
+        self, conn: Connection, dbs: DBSInstances, step_run: int, new_uuid: Callable[[], UUID]
+    ) -> None:
+        self.stopped: dict[str, DBSError] = {}
+        """Instances that are told nothing more in this run."""
+        self._conn = conn
+        self._dbs = dbs
+        self._step_run = step_run
+        self._new_uuid = new_uuid
+        self._counts: Counter[str] = Counter()
+        self._silences: Counter[str] = Counter()
+        self._searches: dict[tuple[str, str], BlockSearch] = {}
+        """By instance and dataset: is it a file that DBS refuses, or what all of them have in common?"""
+        self._contents = Contents(conn, dbs)
+        self._parts: list[int] = []
+        """Blocks made in this run, to be told next."""
+
+    # --- before DBS is told ---
+
+    def prepare(self, block_ids: Sequence[int]) -> list[Told]:
+        """Take blocks for this run, and return those of which DBS can be told now."""
+        blocks = lease(self._conn, block_ids, LEASE_S)
+        reached("publish.after_lease")
+        return [told for block in blocks if (told := self._prepare(block)) is not None]
+
+    def _prepare(self, block: ClosedBlock) -> Told | None:
+        if stopped := self.stopped.get(block.dbs):
+            self._wait(block, str(stopped))
+            return None
+        try:
+            return self._contents.of(block)
+        except InputAwaited as waiting:
+            self._wait(block, str(waiting))
+        except Spoiled as spoiled:
+            self._take_out(block, spoiled)
+        except InputMissing as missing:
+            found = members(self._conn, block.block_id)
+            self._take_out(block, Spoiled(found, failed(found, str(missing))))
+        except DBSError as error:
+            self._stop(block, error)
+        return None
+
+    # --- DBS is told ---
+
+    def post(self, told: Sequence[Told], threads: int) -> Iterable[_Answer]:
+        """Yield answers in the order in which they come."""
+        if not told:
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="publish") as pool:
+            running = [pool.submit(self._post, one) for one in told]
+            for future in as_completed(running):
+                yield future.result()
+
+    def _post(self, told: Told) -> _Answer:
+        reached("publish.before_post")
+        try:
+            self._dbs.client(told.block.dbs).insert_block(told.body)
+        except DBSError as error:
+            logger.warning("block %s: %s", told.block.name, error)
+            return _Answer(told, error)
+        return _Answer(told, None)
+
+    # --- what its answer means ---
+
+    def hear(self, answer: _Answer) -> None:
+        """Write down what DBS said of one block, as far as it needs no other answer to be understood."""
+        told, problem = answer
+        try:
+            if problem is None:
+                reached("publish.after_post")
+                self._published(told)
+                reached("publish.after_commit")
+            else:
+                self._refused(told, problem)
+        except DBSError as error:
+            # It was asked what it has, and did not say.
+            self._stop(told.block, error)
+
+    def _refused(self, told: Told, problem: DBSError) -> None:
+        if isinstance(problem, (BlockExists, FilesNotTaken)):
+            self._look_up(told, problem, is_there=isinstance(problem, BlockExists))
+        elif isinstance(problem, BlockTooLarge):
+            self._halve(told, problem)
+        elif isinstance(problem, BlockRefused):
+            self._search(told.block).refused.append(BlockRefusal(told, problem))
+        elif isinstance(problem, ParentUnknown):
+            forget_parents(self._conn, told.block.block_id)
+            self._blame(told, str(problem))
+        elif isinstance(problem, DBSRace):
+            self._wait(told.block, str(problem))
+        elif isinstance(problem, Transient) and problem.maybe_delivered:
+            self._silent(told, problem)
+        else:
+            self._stop(told.block, problem)
+
+    def _published(self, told: Told) -> None:
+        count = record_published(self._conn, [told.block.block_id], self._step_run)
+        self._counts["published_blocks"] += 1
+        self._counts["published_files"] += count
+        self._search(told.block).accepted = True
+
+    def _look_up(self, told: Told, problem: DBSError, *, is_there: bool) -> None:
+        """Ask which files DBS has, and let the others go on."""
+        found = self._dbs.client(told.block.dbs).files(one.lfn for one in told.files)
+        absent = [one for one in told.files if one.lfn not in found]
+        if not found and not is_there:
+            self._none_is_there(told, problem)
+        elif absent and is_there and told.block.tries + 1 < self._max_tries(told.block):
+            # It has a block with all its files: what tells us of files lags behind.
+            self._blame(told, f"DBS has the block, and does not show {files(len(absent))} of it")
+        else:
+            self._settle_found(told, found, absent, is_there=is_there)
+
+    def _none_is_there(self, told: Told, problem: DBSError) -> None:
+        if told.block.silences and told.block.silent_s < IN_FLIGHT_S:
+            self._wait(told.block, f"what DBS was told before may be at work in it: {problem}")
+        else:
+            self._search(told.block).refused.append(BlockRefusal(told, problem))
+
+    def _settle_found(
+        self, told: Told, found: Mapping[str, DBSFile], absent: Sequence[Member], *, is_there: bool
+    ) -> None:
+        outcomes = [_outcome(one, found[one.lfn]) for one in told.files if one.lfn in found]
+        rest = [one.transfer_id for one in absent]
+        if is_there or any(file.block_name == told.block.name for file in found.values()):
+            self._settle(told.block, BlockState.PUBLISHED, "DBS had it already", outcomes, [rest])
+            return
+        goes_on = rest or any(one.state is PublicationState.DONE for one in outcomes)
+        state = BlockState.SPLIT if goes_on else BlockState.FAILED
+        self._settle(told.block, state, f"DBS had {files(len(found))} of it already", outcomes, [rest])
+
+    def _silent(self, told: Told, problem: DBSError) -> None:
+        """DBS may have the block: it is asked, and only if not, the block waits or is made smaller."""
+        block = told.block
+        self._silences[block.dbs] += 1
+        if self._silences[block.dbs] >= SILENCES_PER_RUN:
+            self.stopped.setdefault(block.dbs, problem)
+        if self._dbs.client(block.dbs).block_exists(block.name):
+            self._look_up(told, problem, is_there=True)
+            return
+        silences = block.silences + 1
+        others = block.silent_since is not None and others_go(self._conn, block.dbs, block.silent_since)
+        settings = self._dbs.settings(block.dbs)
+        follows = after_silence(silences, len(told.files), settings, others_go=others)
+        if follows is AfterSilence.WAIT:
+            self._wait(block, str(problem), wait_s(silences), silences=1)
+        else:
+            self._halve(told, problem)
+
+    # --- what follows from it ---
+
+    def decide(self) -> list[int]:
+        """Decide on what was refused, and return the blocks that came out of it, to be told next."""
+        for search in self._searches.values():
+            verdict = search.judge()
+            for refusal in verdict.halve:
+                self._halve(refusal.job, refusal.problem)
+            for refusal in verdict.blamed:
+                if isinstance(refusal.problem, BlockRefused):
+                    self._halve(refusal.job, refusal.problem)
+                else:
+                    self._blame(refusal.job, str(refusal.problem))
+            for refusal in verdict.unexplained:
+                self._blame(refusal.job, f"DBS refuses every block of the dataset: {refusal.problem}")
+        parts, self._parts = self._parts, []
+        return parts
+
+    def give_back(self) -> None:
+        """Let those wait on which nothing was decided."""
+        for search in self._searches.values():
+            for refusal in search.kept:
+                self._wait(refusal.job.block, str(refusal.problem))
+
+    def summary(self) -> Summary:
+        counts = self._counts
+        sentence = f"DBS took {counts['published_blocks']:,} blocks with {files(counts['published_files'])}"
+        if counts["failed_files"]:
+            sentence += f"; {files(counts['failed_files'])} failed for good"
+        if counts["waiting_blocks"]:
+            sentence += f"; {counts['waiting_blocks']:,} blocks wait, each with its reason"
+        for name, error in self.stopped.items():
+            sentence += f"; {name} is left alone: {error}"
+        return Summary(sentence, dict(counts))
+
+    def _search(self, block: ClosedBlock) -> BlockSearch:
+        return self._searches.setdefault((block.dbs, block.dataset), BlockSearch(accepted=block.dataset_goes))
+
+    def _halve(self, told: Told, problem: DBSError) -> None:
+        """Let the halves of a block go on by themselves; a single file is at fault."""
+        ids = [one.transfer_id for one in told.files]
+        if len(ids) == 1:
+            self._settle(told.block, BlockState.FAILED, str(problem), failed(told.files, str(problem)))
+            return
+        middle = len(ids) // 2
+        self._settle(told.block, BlockState.SPLIT, str(problem), parts=[ids[:middle], ids[middle:]])
+        self._counts["split_blocks"] += 1
+
+    def _take_out(self, block: ClosedBlock, spoiled: Spoiled) -> None:
+        """Fail some files of a block; the others go on in a new one."""
+        gone = {one.transfer_id for one in spoiled.outcomes}
+        rest = [one.transfer_id for one in spoiled.found if one.transfer_id not in gone]
+        state = BlockState.SPLIT if rest or not gone else BlockState.FAILED
+        self._settle(block, state, str(spoiled), spoiled.outcomes, [rest])
+
+    def _settle(
+        self,
+        block: ClosedBlock,
+        state: BlockState,
+        reason: str,
+        outcomes: Sequence[FileOutcome] = (),
+        parts: Sequence[Sequence[int]] = (),
+    ) -> None:
+        named = {block_name(block.dataset, self._new_uuid()): ids for ids in parts if ids}
+        made = settle(
+            self._conn, block.block_id, state, reason, outcomes=outcomes, parts=named, step_run=self._step_run
+        )
+        reached("publish.after_settle")
+        if made is None:
+            return
+        self._parts += made
+        self._counts["published_blocks"] += state is BlockState.PUBLISHED
+        for one in outcomes:
+            self._counts["published_files" if one.state is PublicationState.DONE else "failed_files"] += 1
+
+    def _blame(self, told: Told, reason: str) -> None:
+        """Count a refusal that no single file explains; after enough of them the block's files fail."""
+        tries = told.block.tries + 1
+        if tries >= self._max_tries(told.block):
+            why = f"given up after {tries} refusals: {reason}"
+            self._settle(told.block, BlockState.FAILED, why, failed(told.files, why))
+        else:
+            self._wait(told.block, reason, wait_s(tries), tries=1)
+
+    def _stop(self, block: ClosedBlock, problem: DBSError) -> None:
+        """Tell an instance nothing more in this run."""
+        self.stopped.setdefault(block.dbs, problem)
+        self._wait(block, str(problem), max(ASK_AGAIN_S, getattr(problem, "retry_after_s", None) or 0.0))
+
+    def _wait(self, block: ClosedBlock, reason: str, seconds: float = ASK_AGAIN_S, **counts: int) -> None:
+        let_wait(self._conn, [block.block_id], reason, seconds, **counts)
+        self._counts["waiting_blocks"] += 1
+
+    def _max_tries(self, block: ClosedBlock) -> int:
+        return self._dbs.settings(block.dbs).max_tries
+
+
+def _outcome(member: Member, there: DBSFile) -> FileOutcome:
+    """Say what it means for a file that DBS has its LFN: DBS never changes a file."""
+    problem = None
+    if not there.is_valid:
+        problem = "and marks it as invalid"
+    elif member.size_bytes and there.size_bytes != member.size_bytes:
+        problem = f"with {there.size_bytes:,} bytes, not {member.size_bytes:,}"
+    elif member.adler32 and there.adler32 and there.adler32 != member.adler32:
+        problem = f"with adler32 {there.adler32}, not {member.adler32}"
+    if problem is None:
+        return FileOutcome(member.transfer_id, PublicationState.DONE, there.block_name)
+    reason = f"DBS has this LFN in {there.block_name} {problem}; it never changes one"
+    return FileOutcome(member.transfer_id, PublicationState.FAILED, reason=reason)

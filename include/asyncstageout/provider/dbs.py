@@ -72,11 +72,10 @@ class DBSHook(BaseHook):
 
         :raises ValueError: a field is not as it must be.
         """
-        given = {name: self._extra(name) for name in (*_BOUNDS, *_WORDS)}
-        return PublicationSettings(
-            **{name: self._number(name, value) for name, value in given.items() if value and name in _BOUNDS},
-            **{name: self._word(name, value) for name, value in given.items() if value and name in _WORDS},
-        )
+        values: dict[str, Any] = {
+            name: self._number(name, given) for name in _BOUNDS if (given := self._extra(name))
+        } | {name: self._word(name, given) for name in _WORDS if (given := self._extra(name))}
+        return PublicationSettings(**values)
 
     @property
     def writer_url(self) -> str:

@@ -33,6 +33,15 @@ POINTS = (
     "update.after_commit",
     "reconcile.before_repair",
     "reconcile.after_repair",
+    "assemble.before_commit",
+    "assemble.after_commit",
+    "publish.after_lease",
+    "publish.before_post",
+    "publish.after_post",
+    "publish.after_commit",
+    "publish.after_settle",
+    "migrate.after_intent",
+    "migrate.after_submit",
 )
 """Every point there is; a test holds the code to it."""
 

@@ -16,7 +16,7 @@ from asyncstageout.api.scopes import no_task, visible_to
 from asyncstageout.catalogue.file_metadata import Kept, Metadata, metadata_of_task, put_metadata
 from asyncstageout.catalogue.questions import task_exists
 from asyncstageout.core.callers import Caller
-from asyncstageout.core.publication import Facts, Unpublishable, facts_of
+from asyncstageout.core.publication import facts_or_problem
 from asyncstageout.core.selections import TaskName
 from asyncstageout.steps.recording import Summary, files, recorded
 
@@ -47,7 +47,9 @@ def put_file_metadata(
         username = record.username or caller.name
         try:
             his, text = _his(caller, username), _text(record.body)
-            good.append((position, Metadata(record.key, record.task, his, text, _read(record.body))))
+            good.append(
+                (position, Metadata(record.key, record.task, his, text, facts_or_problem(record.body)))
+            )
         except _Unfit as error:
             results.append(Kept(position, record.key, "refused", str(error)))
 
@@ -66,14 +68,6 @@ def _his(caller: Caller, username: str) -> str:
     if not caller.may_act_for(username):
         raise _Unfit(f"{caller.name} may not act for {username}")
     return username
-
-
-def _read(body: Mapping[str, Any]) -> Facts | str:
-    """Return what publication needs of metadata, or why nothing can be published with them."""
-    try:
-        return facts_of(body)
-    except Unpublishable as error:
-        return str(error)
 
 
 def _text(body: Mapping[str, Any]) -> str:

@@ -236,6 +236,14 @@ def facts_of(body: Mapping[str, Any]) -> Facts:
     )  # fmt: skip
 
 
+def facts_or_problem(body: Mapping[str, Any]) -> Facts | str:
+    """Return the facts of a record, or why nothing can be published with it."""
+    try:
+        return facts_of(body)
+    except Unpublishable as error:
+        return str(error)
+
+
 # --- what becomes of a file that has arrived ---
 
 

@@ -26,7 +26,7 @@ from asyncstageout.catalogue.blocks import (
 from asyncstageout.catalogue.publishing import DueBlock, due_blocks
 from asyncstageout.core.blocks import BlockKey, ReadyFile, SettingsOf, closing_times, fill
 from asyncstageout.core.dbs import block_name
-from asyncstageout.core.publication import Facts, Unpublishable, Verdict, facts_of, judge
+from asyncstageout.core.publication import Facts, Verdict, facts_or_problem, judge
 from asyncstageout.core.states import PublicationState
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.recording import Summary, files
@@ -142,13 +142,11 @@ class _Assembly:
 
     def _read(self, candidates: list[Candidate]) -> list[Candidate]:
         """Read metadata that came before this version, and keep what is in them."""
-        read: dict[str, Facts | str] = {}
-        for one in candidates:
-            if one.request_id and one.unread is not None:
-                try:
-                    read[one.request_id] = facts_of(one.unread)
-                except Unpublishable as error:
-                    read[one.request_id] = str(error)
+        read = {
+            one.request_id: facts_or_problem(one.unread)
+            for one in candidates
+            if one.request_id and one.unread is not None
+        }
         keep_facts(self._conn, read)
         return [one._replace(facts=read.get(one.request_id or "", one.facts)) for one in candidates]
 

@@ -26,6 +26,16 @@ WITH ended AS (UPDATE task SET complete_at = now() WHERE name = ANY(%s) AND comp
 UPDATE block b SET due_at = now() FROM ended WHERE b.task_id = ended.id AND b.state = 'OPEN'
 """
 
+_TO_ASK = """
+UPDATE task SET end_asked_at = now() WHERE id IN (
+    SELECT k.id FROM block b JOIN task k ON k.id = b.task_id
+    WHERE b.state = 'OPEN' AND k.complete_at IS NULL
+        AND (k.end_asked_at IS NULL OR k.end_asked_at < now() - make_interval(secs => %(every_s)s))
+        AND EXISTS (SELECT FROM crab_record c WHERE c.transfer_id = b.transfer_ids[1])
+    ORDER BY k.end_asked_at NULLS FIRST, k.id LIMIT %(at_most)s
+) RETURNING name
+"""
+
 REASONS_SHOWN = 20
 FILES_ASKED_WHY = 1_000
 """Of so many failed files the reasons are looked up."""
@@ -127,6 +137,11 @@ def set_publication(
         if found and is_complete:
             conn.execute("UPDATE block SET due_at = now() WHERE task_id = %s AND state = 'OPEN'", found)
     return found is not None
+
+
+def crab_tasks_to_ask(conn: Connection, *, every_s: float, at_most: int) -> list[str]:
+    """Return CRAB's tasks with open blocks of which it was not asked for so long; now they count as asked."""
+    return [name for (name,) in conn.execute(_TO_ASK, {"every_s": every_s, "at_most": at_most})]
 
 
 def end_tasks(conn: Connection, tasks: list[str]) -> None:

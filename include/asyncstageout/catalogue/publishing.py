@@ -183,6 +183,37 @@ SELECT EXISTS (
 """
 
 
+# A block that waits for its input has the next day for it.
+_STUCK = """
+SELECT b.dbs, count(*), min(b.closed_at), (array_agg(b.reason ORDER BY b.closed_at))[1] FROM block b
+WHERE b.state = 'CLOSED' AND b.closed_at < now() - make_interval(secs => %(stuck_s)s)
+    AND (b.closed_at < now() - make_interval(secs => %(input_s)s) OR NOT EXISTS (
+        SELECT FROM unnest(b.parent_blocks) AS p(name) JOIN dbs_migration m
+            ON m.dbs = b.dbs AND m.block_name = p.name WHERE m.state = 'OPEN'))
+GROUP BY b.dbs ORDER BY b.dbs
+"""
+
+_FAILED_IN_RUN = """
+SELECT b.name, b.reason FROM step_run s JOIN block b ON b.settled_by = s.id
+WHERE s.dag_id = %s AND s.run_id = %s AND b.state = 'FAILED' ORDER BY b.id LIMIT %s
+"""
+
+_RUN_COUNTS = """
+SELECT c.key, sum(c.value::bigint)::bigint FROM step_run s CROSS JOIN LATERAL jsonb_each_text(s.counts) AS c
+WHERE s.dag_id = %s AND s.run_id = %s GROUP BY c.key
+"""
+
+
+class Stuck(NamedTuple):
+    """Blocks that a DBS instance has not taken for long."""
+
+    dbs: str
+    blocks: int
+    since: datetime
+    reason: str | None
+    """Of the oldest."""
+
+
 def due_blocks(conn: Connection, at_most: int) -> list[DueBlock]:
     """Return closed blocks that may be told to DBS now, those that wait for the longest first."""
     return [DueBlock(*row) for row in conn.execute(_DUE, (at_most,))]
@@ -269,3 +300,23 @@ def others_go(conn: Connection, dbs: str, since: datetime) -> bool:
     """Say whether DBS took another block since then."""
     row = conn.execute(_OTHERS_GO, {"dbs": dbs, "since": since}).fetchone()
     return bool(row and row[0])
+
+
+def stuck_blocks(conn: Connection, stuck_s: float, input_s: float) -> list[Stuck]:
+    """Return how many closed blocks each instance has not taken for so long.
+
+    Args:
+        stuck_s: after closing.
+        input_s: the same, for blocks whose input is being migrated.
+    """
+    return [Stuck(*row) for row in conn.execute(_STUCK, {"stuck_s": stuck_s, "input_s": input_s})]
+
+
+def failed_in_run(conn: Connection, dag_id: str, run_id: str, at_most: int) -> list[tuple[str, str]]:
+    """Return blocks that a run of the DAG gave up, and why."""
+    return conn.execute(_FAILED_IN_RUN, (dag_id, run_id, at_most)).fetchall()
+
+
+def run_counts(conn: Connection, dag_id: str, run_id: str) -> dict[str, int]:
+    """Return what the steps of a run have counted, added up."""
+    return dict(conn.execute(_RUN_COUNTS, (dag_id, run_id)).fetchall())

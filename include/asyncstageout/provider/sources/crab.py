@@ -50,6 +50,29 @@ class CRABSilent(Transient, CRABError):
     advice: ClassVar[str] = "Check that CRAB's REST is up and the network lets us through"
 
 
+def crab_rest(conn_id: str, instance: str, *, for_whom: str) -> tuple[str, Caller]:
+    """Return the address of CRAB's REST, and who speaks to it, of an Airflow connection.
+
+    :raises SourceUnreadable: a field of the connection is wrong.
+    """
+    conn = BaseHook.get_connection(conn_id)
+    if not conn.host:
+        raise SourceUnreadable(for_whom, f"connection {conn_id} has no host")
+    extra = conn.extra_dejson
+    crl: Revocation = extra.get("crl") or ""
+    if crl not in REVOCATIONS:
+        raise SourceUnreadable(for_whom, f"connection {conn_id}: crl is leaf, chain or empty, not {crl!r}")
+    access = Access(
+        ca=extra.get("ca_file") or None,
+        cert_file=extra.get("cert_file") or None,
+        key_file=extra.get("key_file") or None,
+        crl=crl,
+    )
+    port = f":{conn.port}" if conn.port else ""
+    base = f"{conn.schema or 'https'}://{conn.host}{port}/crabserver/{instance}"
+    return base, Caller(new_session(access), _Judge(), Patience(deadline_s=180))
+
+
 class CRABSource:
     """Acquires users' NEW files under our name, so that nobody else moves them, and takes them in.
 
@@ -78,22 +101,7 @@ class CRABSource:
         cls, name: str, conn_id: str, instance: str, worker: str, *, vo: str = "", acquires: bool = True
     ) -> CRABSource:
         """Return the source of an Airflow connection."""
-        conn = BaseHook.get_connection(conn_id)
-        if not conn.host:
-            raise SourceUnreadable(name, f"connection {conn_id} has no host")
-        extra = conn.extra_dejson
-        crl: Revocation = extra.get("crl") or ""
-        if crl not in REVOCATIONS:
-            raise SourceUnreadable(name, f"connection {conn_id}: crl is leaf, chain or empty, not {crl!r}")
-        access = Access(
-            ca=extra.get("ca_file") or None,
-            cert_file=extra.get("cert_file") or None,
-            key_file=extra.get("key_file") or None,
-            crl=crl,
-        )
-        port = f":{conn.port}" if conn.port else ""
-        base = f"{conn.schema or 'https'}://{conn.host}{port}/crabserver/{instance}"
-        caller = Caller(new_session(access), _Judge(), Patience(deadline_s=180))
+        base, caller = crab_rest(conn_id, instance, for_whom=name)
         return cls(name, base, caller, worker, vo=vo, acquires=acquires)
 
     def batches(self, _interval: Interval) -> Iterator[Page]:

@@ -244,7 +244,8 @@ INVARIANTS = (
                 THEN 'publication event ' || l.id || ' starts at ' || l.from_state || ' after ' || l.before
             WHEN l.is_last AND l.to_state <> f.publication::text
                 THEN 'is ' || f.publication || ', its last event says ' || l.to_state
-            ELSE 'publication event ' || l.id || ' is no legal move: ' || l.from_state || '>' || l.to_state END
+            ELSE 'publication event ' || l.id || ' is no legal move: ' || l.from_state || '>' || l.to_state
+            END
         FROM file f LEFT JOIN line l ON l.transfer_id = f.id
         WHERE (l.id IS NULL AND f.publication::text <> ALL(%(publication_arrivals)s))
             OR l.before <> l.from_state OR (l.is_last AND l.to_state <> f.publication::text)

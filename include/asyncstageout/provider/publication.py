@@ -38,7 +38,7 @@ class DBSNotConfigured(DBSError):
 
 
 class HookInstances:
-    """Implements ``steps.parents.DBSInstances``, for several threads; as a context manager closes all clients."""
+    """Implements ``steps.parents.DBSInstances`` for several threads; a context manager closes all clients."""
 
     def __init__(self) -> None:
         self._hooks: dict[str, DBSHook] = {}

@@ -106,9 +106,8 @@ def retry_task_publication(
         counts.append(failed_publications(conn, task, visible))
     else:
         recorded(conn, actor(caller, "publication retry"), step)
-    would = "would " if wish.dry_run else ""
     return {
-        "sentence": f"{files(counts[0])} {would}go to DBS again",
+        "sentence": f"{files(counts[0])} {'would' if wish.dry_run else 'will'} go to DBS again",
         "dry_run": wish.dry_run,
         "files": counts[0],
     }

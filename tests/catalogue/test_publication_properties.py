@@ -138,6 +138,16 @@ class ModelDBS:
             with suppress(DBSError):
                 self._take(self.slow.pop())
 
+    def time_passes(self) -> None:
+        """An insertion of one file is over by the time at which its block may be given up."""
+        waiting, self.slow = self.slow, []
+        for body in waiting:
+            if len(body["files"]) > 1:
+                self.slow.append(body)
+            else:
+                with suppress(DBSError):
+                    self._take(body)
+
     def files(self, lfns: Iterable[str]) -> dict[str, DBSFile]:
         return {name: self.files_there[name] for name in lfns if name in self.files_there}
 
@@ -206,6 +216,7 @@ class PublishingHouse(RuleBasedStateMachine):
 
     def _assemble(self, conn: Connection) -> list[int]:
         now = datetime.now(UTC) + timedelta(seconds=1)
+        self.dbs.time_passes()
         conn.execute("UPDATE block SET due_at = now() WHERE state IN ('OPEN', 'CLOSED')")
         _, shards = assemble(conn, self.instances.settings, now=now, step_run=self.step)
         return [one for shard in shards for one in shard.block_ids]

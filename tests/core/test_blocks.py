@@ -93,12 +93,12 @@ def test_the_first_rule_of_time_counts(block: OpenBlock, when: tuple[str, timede
 @pytest.mark.parametrize(
     ("silences", "files", "others", "follows"),
     [
-        (1, 100, True, AfterSilence.WAIT),
+        (1, 100, True, AfterSilence.TELL),
         (2, 100, True, AfterSilence.SPLIT),
-        (3, 100, False, AfterSilence.WAIT),
+        (3, 100, False, AfterSilence.TELL),
         (4, 100, False, AfterSilence.SPLIT),
-        (9, 1, False, AfterSilence.WAIT),
-        (4, 1, True, AfterSilence.WAIT),
+        (9, 1, False, AfterSilence.TELL),
+        (4, 1, True, AfterSilence.TELL),
         (5, 1, True, AfterSilence.GIVE_UP),
     ],
 )

@@ -180,9 +180,9 @@ def wait_s(times: int) -> float:
 
 
 class AfterSilence(Enum):
-    """What follows when DBS was told of a block, gave no answer, and does not have it."""
+    """What follows when DBS was told of a block some time ago, gave no answer, and does not have it."""
 
-    WAIT = "wait"
+    TELL = "tell it again"
     SPLIT = "split"
     GIVE_UP = "give up"
 
@@ -202,11 +202,10 @@ def after_silence(
     2, several, DBS takes others meanwhile     split    it is too much for DBS in the time that its front has
     4, several                                 split    so may be all others: at most one split an hour
     ``max_tries``, one, DBS takes others       give up  no smaller block is possible
-    otherwise                                  wait     DBS is down, which is no file's fault
+    otherwise                                  tell     DBS was down, which is no file's fault
     =========================================  =======  ====================================================
 
     Args:
-        silences: with this one.
         others_go: DBS took another block since the first of them.
     """
     needed = SILENCES_BEFORE_SPLIT if others_go else SILENCES_BEFORE_SPLIT_ANYWAY
@@ -214,4 +213,4 @@ def after_silence(
         return AfterSilence.SPLIT
     if files == 1 and silences >= settings.max_tries and others_go:
         return AfterSilence.GIVE_UP
-    return AfterSilence.WAIT
+    return AfterSilence.TELL

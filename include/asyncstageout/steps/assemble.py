@@ -73,7 +73,8 @@ def assemble(
     assembly = _Assembly(conn, settings_of, now, step_run, new_uuid)
     while assembly.assemble_some() == FILES_AT_ONCE:
         pass
-    assembly.close_due()
+    while assembly.close_due() == OPEN_AT_ONCE:
+        pass
     due = due_blocks(conn, BLOCKS_AT_ONCE)
     assembly.counts["due_blocks"] = len(due)
     return assembly.summary(), share_out(due)
@@ -113,8 +114,8 @@ class _Assembly:
         self.counts["closed_blocks"] += sum(one.close_reason is not None for one in fillings)
         return len(candidates)
 
-    def close_due(self) -> None:
-        """Close open blocks by the rules of time."""
+    def close_due(self) -> int:
+        """Look at some of the open blocks that are due, close them by the rules of time; return how many."""
         with self._conn.transaction():
             lock_assembling(self._conn)
             closing: dict[int, str] = {}
@@ -129,6 +130,7 @@ class _Assembly:
             close_blocks(self._conn, closing)
             look_later(self._conn, later)
         self.counts["closed_blocks"] += len(closing)
+        return len(closing) + len(later)
 
     def summary(self) -> Summary:
         counts = self.counts

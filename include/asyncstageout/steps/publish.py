@@ -162,7 +162,9 @@ class _Publication:
             self._wait(block, str(stopped))
             return None
         try:
-            return self._contents.of(block)
+            told = self._contents.of(block)
+            if not block.silences or self._may_be_told_again(told):
+                return told
         except InputAwaited as waiting:
             self._wait(block, str(waiting))
         except Spoiled as spoiled:
@@ -173,6 +175,22 @@ class _Publication:
         except DBSError as error:
             self._stop(block, error)
         return None
+
+    def _may_be_told_again(self, told: Told) -> bool:
+        """Look what became of a block about which DBS was silent before; False: it is settled now.
+
+        Nothing is given up right after a silence: what DBS was told then may still be at work in it.
+        """
+        block = told.block
+        if self._dbs.client(block.dbs).block_exists(block.name):
+            self._look_up(told, is_there=True)
+            return False
+        others = block.silent_since is not None and others_go(self._conn, block.dbs, block.silent_since)
+        settings = self._dbs.settings(block.dbs)
+        follows = after_silence(block.silences, len(told.files), settings, others_go=others)
+        if follows is not AfterSilence.TELL:
+            self._halve(told, f"DBS gave no answer {block.silences} times, and does not have it")
+        return follows is AfterSilence.TELL
 
     # --- DBS is told ---
 
@@ -212,9 +230,10 @@ class _Publication:
 
     def _refused(self, told: Told, problem: DBSError) -> None:
         if isinstance(problem, (BlockExists, FilesNotTaken)):
-            self._look_up(told, problem, is_there=isinstance(problem, BlockExists))
+            if not self._look_up(told, is_there=isinstance(problem, BlockExists)):
+                self._none_is_there(told, problem)
         elif isinstance(problem, BlockTooLarge):
-            self._halve(told, problem)
+            self._halve(told, str(problem))
         elif isinstance(problem, BlockRefused):
             self._search(told.block).refused.append(BlockRefusal(told, problem))
         elif isinstance(problem, ParentUnknown):
@@ -233,17 +252,18 @@ class _Publication:
         self._counts["published_files"] += count
         self._search(told.block).accepted = True
 
-    def _look_up(self, told: Told, problem: DBSError, *, is_there: bool) -> None:
-        """Ask which files DBS has, and let the others go on."""
+    def _look_up(self, told: Told, *, is_there: bool) -> bool:
+        """Ask which files DBS has, and let the others go on; False: it has none, nothing was done."""
         found = self._dbs.client(told.block.dbs).files(one.lfn for one in told.files)
         absent = [one for one in told.files if one.lfn not in found]
         if not found and not is_there:
-            self._none_is_there(told, problem)
-        elif absent and is_there and told.block.tries + 1 < self._max_tries(told.block):
+            return False
+        if absent and is_there and told.block.tries + 1 < self._max_tries(told.block):
             # It has a block with all its files: what tells us of files lags behind.
             self._blame(told, f"DBS has the block, and does not show {files(len(absent))} of it")
         else:
             self._settle_found(told, found, absent, is_there=is_there)
+        return True
 
     def _none_is_there(self, told: Told, problem: DBSError) -> None:
         if told.block.silences and told.block.silent_s < IN_FLIGHT_S:
@@ -264,22 +284,17 @@ class _Publication:
         self._settle(told.block, state, f"DBS had {files(len(found))} of it already", outcomes, [rest])
 
     def _silent(self, told: Told, problem: DBSError) -> None:
-        """DBS may have the block: it is asked, and only if not, the block waits or is made smaller."""
+        """DBS may have the block: it is asked, and if not, perhaps not yet."""
         block = told.block
         self._silences[block.dbs] += 1
         if self._silences[block.dbs] >= SILENCES_PER_RUN:
             self.stopped.setdefault(block.dbs, problem)
         if self._dbs.client(block.dbs).block_exists(block.name):
-            self._look_up(told, problem, is_there=True)
+            self._look_up(told, is_there=True)
             return
         silences = block.silences + 1
-        others = block.silent_since is not None and others_go(self._conn, block.dbs, block.silent_since)
-        settings = self._dbs.settings(block.dbs)
-        follows = after_silence(silences, len(told.files), settings, others_go=others)
-        if follows is AfterSilence.WAIT:
-            self._wait(block, str(problem), wait_s(silences), silences=1)
-        else:
-            self._halve(told, problem)
+        longest_s = IN_FLIGHT_S if silences >= self._max_tries(block) else 0.0
+        self._wait(block, str(problem), max(wait_s(silences), longest_s), silences=1)
 
     # --- what follows from it ---
 
@@ -288,10 +303,10 @@ class _Publication:
         for search in self._searches.values():
             verdict = search.judge()
             for refusal in verdict.halve:
-                self._halve(refusal.job, refusal.problem)
+                self._halve(refusal.job, str(refusal.problem))
             for refusal in verdict.blamed:
                 if isinstance(refusal.problem, BlockRefused):
-                    self._halve(refusal.job, refusal.problem)
+                    self._halve(refusal.job, str(refusal.problem))
                 else:
                     self._blame(refusal.job, str(refusal.problem))
             for refusal in verdict.unexplained:
@@ -319,14 +334,14 @@ class _Publication:
     def _search(self, block: ClosedBlock) -> BlockSearch:
         return self._searches.setdefault((block.dbs, block.dataset), BlockSearch(accepted=block.dataset_goes))
 
-    def _halve(self, told: Told, problem: DBSError) -> None:
+    def _halve(self, told: Told, reason: str) -> None:
         """Let the halves of a block go on by themselves; a single file is at fault."""
         ids = [one.transfer_id for one in told.files]
         if len(ids) == 1:
-            self._settle(told.block, BlockState.FAILED, str(problem), failed(told.files, str(problem)))
+            self._settle(told.block, BlockState.FAILED, reason, failed(told.files, reason))
             return
         middle = len(ids) // 2
-        self._settle(told.block, BlockState.SPLIT, str(problem), parts=[ids[:middle], ids[middle:]])
+        self._settle(told.block, BlockState.SPLIT, reason, parts=[ids[:middle], ids[middle:]])
         self._counts["split_blocks"] += 1
 
     def _take_out(self, block: ClosedBlock, spoiled: Spoiled) -> None:

@@ -65,7 +65,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
         "retries": 3,
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
-        "execution_timeout": timedelta(minutes=15),
+        "execution_timeout": timedelta(minutes=30),
     },
     doc_md=__doc__,
     dag_display_name="Stage-out: publish",

@@ -34,17 +34,7 @@ from uuid import UUID, uuid4
 from psycopg import Connection
 
 from asyncstageout.catalogue.input_blocks import forget_parents
-from asyncstageout.catalogue.publishing import (
-    ClosedBlock,
-    FileOutcome,
-    Member,
-    lease,
-    let_wait,
-    members,
-    others_go,
-    record_published,
-    settle,
-)
+from asyncstageout.catalogue.publishing import ClosedBlock, lease, members, others_go
 from asyncstageout.clients.dbs_errors import (
     BlockExists,
     BlockRefused,
@@ -56,10 +46,8 @@ from asyncstageout.clients.dbs_errors import (
 )
 from asyncstageout.clients.errors import Transient
 from asyncstageout.core.blocks import AfterSilence, after_silence, wait_s
-from asyncstageout.core.dbs import block_name
-from asyncstageout.core.dbs_answers import DBSFile
-from asyncstageout.core.states import BlockState, PublicationState
 from asyncstageout.steps.block_contents import Contents, InputAwaited, Spoiled, Told, failed
+from asyncstageout.steps.block_endings import Endings
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.parents import DBSInstances, InputMissing
 from asyncstageout.steps.recording import Summary, files
@@ -71,11 +59,10 @@ THREADS = 3
 """POSTs under way at once; DBS writes each in one transaction, and those of a dataset meet in its rows."""
 LEASE_S = 900.0
 """Longer than a POST may take, with the questions after it (``clients.dbs.PATIENCE``)."""
-BUDGET_S = 480.0
+BUDGET_S = 300.0
 """No new block is taken after this time: the task must end before Airflow ends it."""
 SILENCES_PER_RUN = 2
 """A DBS that so often takes no block in its time is left alone for the rest of the run."""
-ASK_AGAIN_S = 60.0
 IN_FLIGHT_S = 600.0
 """What DBS was told and did not answer may be at work in it for so long."""
 
@@ -112,7 +99,8 @@ def publish(
     Raises:
         PublishingStopped: an instance needs a person: it does not let us in, or its connection is wrong.
     """
-    step = _Publication(conn, dbs, step_run, new_uuid)
+    ends = Endings(conn, dbs, step_run, new_uuid)
+    step = _Publication(conn, dbs, ends)
     ends_at_s = clock() + BUDGET_S
     waiting = deque(block_ids)
     while waiting and clock() < ends_at_s:
@@ -121,8 +109,8 @@ def publish(
             step.hear(answer)
         waiting.extendleft(step.decide())
     step.give_back()
-    summary = step.summary()
-    for_a_person = {name: error for name, error in step.stopped.items() if not isinstance(error, Transient)}
+    summary = ends.summary()
+    for_a_person = {name: error for name, error in ends.stopped.items() if not isinstance(error, Transient)}
     if for_a_person:
         logger.warning("%s", summary.sentence)
         raise PublishingStopped(for_a_person)
@@ -132,22 +120,14 @@ def publish(
 class _Publication:
     """One run of the step: what DBS answered, and what follows from it."""
 
-    def __init__(
-        self, conn: Connection, dbs: DBSInstances, step_run: int, new_uuid: Callable[[], UUID]
-    ) -> None:
-        self.stopped: dict[str, DBSError] = {}
-        """Instances that are told nothing more in this run."""
+    def __init__(self, conn: Connection, dbs: DBSInstances, ends: Endings) -> None:
         self._conn = conn
         self._dbs = dbs
-        self._step_run = step_run
-        self._new_uuid = new_uuid
-        self._counts: Counter[str] = Counter()
+        self._ends = ends
         self._silences: Counter[str] = Counter()
         self._searches: dict[tuple[str, str], BlockSearch] = {}
         """By instance and dataset: is it a file that DBS refuses, or what all of them have in common?"""
         self._contents = Contents(conn, dbs)
-        self._parts: list[int] = []
-        """Blocks made in this run, to be told next."""
 
     # --- before DBS is told ---
 
@@ -158,22 +138,22 @@ class _Publication:
         return [told for block in blocks if (told := self._prepare(block)) is not None]
 
     def _prepare(self, block: ClosedBlock) -> Told | None:
-        if stopped := self.stopped.get(block.dbs):
-            self._wait(block, str(stopped))
+        if stopped := self._ends.stopped.get(block.dbs):
+            self._ends.wait(block, str(stopped))
             return None
         try:
             told = self._contents.of(block)
             if not block.silences or self._may_be_told_again(told):
                 return told
         except InputAwaited as waiting:
-            self._wait(block, str(waiting))
+            self._ends.wait(block, str(waiting))
         except Spoiled as spoiled:
-            self._take_out(block, spoiled)
+            self._ends.take_out(block, spoiled)
         except InputMissing as missing:
             found = members(self._conn, block.block_id)
-            self._take_out(block, Spoiled(found, failed(found, str(missing))))
+            self._ends.take_out(block, Spoiled(found, failed(found, str(missing))))
         except DBSError as error:
-            self._stop(block, error)
+            self._ends.stop(block, error)
         return None
 
     def _may_be_told_again(self, told: Told) -> bool:
@@ -189,7 +169,7 @@ class _Publication:
         settings = self._dbs.settings(block.dbs)
         follows = after_silence(block.silences, len(told.files), settings, others_go=others)
         if follows is not AfterSilence.TELL:
-            self._halve(told, f"DBS gave no answer {block.silences} times, and does not have it")
+            self._ends.halve(told, f"DBS gave no answer {block.silences} times, and does not have it")
         return follows is AfterSilence.TELL
 
     # --- DBS is told ---
@@ -219,38 +199,31 @@ class _Publication:
         told, problem = answer
         try:
             if problem is None:
-                reached("publish.after_post")
-                self._published(told)
-                reached("publish.after_commit")
+                self._ends.published(told)
+                self._search(told.block).accepted = True
             else:
                 self._refused(told, problem)
         except DBSError as error:
             # It was asked what it has, and did not say.
-            self._stop(told.block, error)
+            self._ends.stop(told.block, error)
 
     def _refused(self, told: Told, problem: DBSError) -> None:
         if isinstance(problem, (BlockExists, FilesNotTaken)):
             if not self._look_up(told, is_there=isinstance(problem, BlockExists)):
                 self._none_is_there(told, problem)
         elif isinstance(problem, BlockTooLarge):
-            self._halve(told, str(problem))
+            self._ends.halve(told, str(problem))
         elif isinstance(problem, BlockRefused):
             self._search(told.block).refused.append(BlockRefusal(told, problem))
         elif isinstance(problem, ParentUnknown):
             forget_parents(self._conn, told.block.block_id)
-            self._blame(told, str(problem))
+            self._ends.blame(told, str(problem))
         elif isinstance(problem, DBSRace):
-            self._wait(told.block, str(problem))
+            self._ends.wait(told.block, str(problem))
         elif isinstance(problem, Transient) and problem.maybe_delivered:
             self._silent(told, problem)
         else:
-            self._stop(told.block, problem)
-
-    def _published(self, told: Told) -> None:
-        count = record_published(self._conn, [told.block.block_id], self._step_run)
-        self._counts["published_blocks"] += 1
-        self._counts["published_files"] += count
-        self._search(told.block).accepted = True
+            self._ends.stop(told.block, problem)
 
     def _look_up(self, told: Told, *, is_there: bool) -> bool:
         """Ask which files DBS has, and let the others go on; False: it has none, nothing was done."""
@@ -258,43 +231,31 @@ class _Publication:
         absent = [one for one in told.files if one.lfn not in found]
         if not found and not is_there:
             return False
-        if absent and is_there and told.block.tries + 1 < self._max_tries(told.block):
+        if absent and is_there and told.block.tries + 1 < self._ends.max_tries(told.block):
             # It has a block with all its files: what tells us of files lags behind.
-            self._blame(told, f"DBS has the block, and does not show {files(len(absent))} of it")
+            self._ends.blame(told, f"DBS has the block, and does not show {files(len(absent))} of it")
         else:
-            self._settle_found(told, found, absent, is_there=is_there)
+            self._ends.settle_found(told, found, absent, is_there=is_there)
         return True
 
     def _none_is_there(self, told: Told, problem: DBSError) -> None:
         if told.block.silences and told.block.silent_s < IN_FLIGHT_S:
-            self._wait(told.block, f"what DBS was told before may be at work in it: {problem}")
+            self._ends.wait(told.block, f"what DBS was told before may be at work in it: {problem}")
         else:
             self._search(told.block).refused.append(BlockRefusal(told, problem))
-
-    def _settle_found(
-        self, told: Told, found: Mapping[str, DBSFile], absent: Sequence[Member], *, is_there: bool
-    ) -> None:
-        outcomes = [_outcome(one, found[one.lfn]) for one in told.files if one.lfn in found]
-        rest = [one.transfer_id for one in absent]
-        if is_there or any(file.block_name == told.block.name for file in found.values()):
-            self._settle(told.block, BlockState.PUBLISHED, "DBS had it already", outcomes, [rest])
-            return
-        goes_on = rest or any(one.state is PublicationState.DONE for one in outcomes)
-        state = BlockState.SPLIT if goes_on else BlockState.FAILED
-        self._settle(told.block, state, f"DBS had {files(len(found))} of it already", outcomes, [rest])
 
     def _silent(self, told: Told, problem: DBSError) -> None:
         """DBS may have the block: it is asked, and if not, perhaps not yet."""
         block = told.block
         self._silences[block.dbs] += 1
         if self._silences[block.dbs] >= SILENCES_PER_RUN:
-            self.stopped.setdefault(block.dbs, problem)
+            self._ends.stopped.setdefault(block.dbs, problem)
         if self._dbs.client(block.dbs).block_exists(block.name):
             self._look_up(told, is_there=True)
             return
         silences = block.silences + 1
-        longest_s = IN_FLIGHT_S if silences >= self._max_tries(block) else 0.0
-        self._wait(block, str(problem), max(wait_s(silences), longest_s), silences=1)
+        longest_s = IN_FLIGHT_S if silences >= self._ends.max_tries(block) else 0.0
+        self._ends.wait(block, str(problem), max(wait_s(silences), longest_s), silences=1)
 
     # --- what follows from it ---
 
@@ -303,106 +264,22 @@ class _Publication:
         for search in self._searches.values():
             verdict = search.judge()
             for refusal in verdict.halve:
-                self._halve(refusal.job, str(refusal.problem))
+                self._ends.halve(refusal.job, str(refusal.problem))
             for refusal in verdict.blamed:
                 if isinstance(refusal.problem, BlockRefused):
-                    self._halve(refusal.job, str(refusal.problem))
+                    self._ends.halve(refusal.job, str(refusal.problem))
                 else:
-                    self._blame(refusal.job, str(refusal.problem))
+                    self._ends.blame(refusal.job, str(refusal.problem))
             for refusal in verdict.unexplained:
-                self._blame(refusal.job, f"DBS refuses every block of the dataset: {refusal.problem}")
-        parts, self._parts = self._parts, []
+                self._ends.blame(refusal.job, f"DBS refuses every block of the dataset: {refusal.problem}")
+        parts, self._ends.parts = self._ends.parts, []
         return parts
 
     def give_back(self) -> None:
         """Let those wait on which nothing was decided."""
         for search in self._searches.values():
             for refusal in search.kept:
-                self._wait(refusal.job.block, str(refusal.problem))
-
-    def summary(self) -> Summary:
-        counts = self._counts
-        sentence = f"DBS took {counts['published_blocks']:,} blocks with {files(counts['published_files'])}"
-        if counts["failed_files"]:
-            sentence += f"; {files(counts['failed_files'])} failed for good"
-        if counts["waiting_blocks"]:
-            sentence += f"; {counts['waiting_blocks']:,} blocks wait, each with its reason"
-        for name, error in self.stopped.items():
-            sentence += f"; {name} is left alone: {error}"
-        return Summary(sentence, dict(counts))
+                self._ends.wait(refusal.job.block, str(refusal.problem))
 
     def _search(self, block: ClosedBlock) -> BlockSearch:
         return self._searches.setdefault((block.dbs, block.dataset), BlockSearch(accepted=block.dataset_goes))
-
-    def _halve(self, told: Told, reason: str) -> None:
-        """Let the halves of a block go on by themselves; a single file is at fault."""
-        ids = [one.transfer_id for one in told.files]
-        if len(ids) == 1:
-            self._settle(told.block, BlockState.FAILED, reason, failed(told.files, reason))
-            return
-        middle = len(ids) // 2
-        self._settle(told.block, BlockState.SPLIT, reason, parts=[ids[:middle], ids[middle:]])
-        self._counts["split_blocks"] += 1
-
-    def _take_out(self, block: ClosedBlock, spoiled: Spoiled) -> None:
-        """Fail some files of a block; the others go on in a new one."""
-        gone = {one.transfer_id for one in spoiled.outcomes}
-        rest = [one.transfer_id for one in spoiled.found if one.transfer_id not in gone]
-        state = BlockState.SPLIT if rest or not gone else BlockState.FAILED
-        self._settle(block, state, str(spoiled), spoiled.outcomes, [rest])
-
-    def _settle(
-        self,
-        block: ClosedBlock,
-        state: BlockState,
-        reason: str,
-        outcomes: Sequence[FileOutcome] = (),
-        parts: Sequence[Sequence[int]] = (),
-    ) -> None:
-        named = {block_name(block.dataset, self._new_uuid()): ids for ids in parts if ids}
-        made = settle(
-            self._conn, block.block_id, state, reason, outcomes=outcomes, parts=named, step_run=self._step_run
-        )
-        reached("publish.after_settle")
-        if made is None:
-            return
-        self._parts += made
-        self._counts["published_blocks"] += state is BlockState.PUBLISHED
-        for one in outcomes:
-            self._counts["published_files" if one.state is PublicationState.DONE else "failed_files"] += 1
-
-    def _blame(self, told: Told, reason: str) -> None:
-        """Count a refusal that no single file explains; after enough of them the block's files fail."""
-        tries = told.block.tries + 1
-        if tries >= self._max_tries(told.block):
-            why = f"given up after {tries} refusals: {reason}"
-            self._settle(told.block, BlockState.FAILED, why, failed(told.files, why))
-        else:
-            self._wait(told.block, reason, wait_s(tries), tries=1)
-
-    def _stop(self, block: ClosedBlock, problem: DBSError) -> None:
-        """Tell an instance nothing more in this run."""
-        self.stopped.setdefault(block.dbs, problem)
-        self._wait(block, str(problem), max(ASK_AGAIN_S, getattr(problem, "retry_after_s", None) or 0.0))
-
-    def _wait(self, block: ClosedBlock, reason: str, seconds: float = ASK_AGAIN_S, **counts: int) -> None:
-        let_wait(self._conn, [block.block_id], reason, seconds, **counts)
-        self._counts["waiting_blocks"] += 1
-
-    def _max_tries(self, block: ClosedBlock) -> int:
-        return self._dbs.settings(block.dbs).max_tries
-
-
-def _outcome(member: Member, there: DBSFile) -> FileOutcome:
-    """Say what it means for a file that DBS has its LFN: DBS never changes a file."""
-    problem = None
-    if not there.is_valid:
-        problem = "and marks it as invalid"
-    elif member.size_bytes and there.size_bytes != member.size_bytes:
-        problem = f"with {there.size_bytes:,} bytes, not {member.size_bytes:,}"
-    elif member.adler32 and there.adler32 and there.adler32 != member.adler32:
-        problem = f"with adler32 {there.adler32}, not {member.adler32}"
-    if problem is None:
-        return FileOutcome(member.transfer_id, PublicationState.DONE, there.block_name)
-    reason = f"DBS has this LFN in {there.block_name} {problem}; it never changes one"
-    return FileOutcome(member.transfer_id, PublicationState.FAILED, reason=reason)

@@ -28,6 +28,10 @@ pytest_plugins = ["fixtures.catalogue", "fixtures.cycles"]
 _numbers = count(1)
 
 
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["AIRFLOW_HOME"], ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class PostgresServer:
     """A server on which tests may create databases: ours, or the one ``ASO_TEST_POSTGRES_URL`` names."""

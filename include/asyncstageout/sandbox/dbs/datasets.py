@@ -138,7 +138,7 @@ def _words(record: dict[str, Any]) -> dict[str, str]:
 def _make_word(store: Store, needed: Needed, word: str, find: str, record: dict[str, Any]) -> None:
     about: dict[str, Any] = {}
     try:
-        required(f"dbs.{needed.module}.Insert", word)
+        required(f"dbs.{needed.module}.Insert", word, needed.kind != "tier" or word == word.upper())
         _check_name(needed.pattern, word, needed.module)
         if needed.kind == "primary_ds":
             check_date(record["primds"]["creation_date"], needed.module)

@@ -218,7 +218,9 @@ def _judged(api: str, status: int, said: Said | None) -> tuple[type[DBSError], s
     # A 400 without a word of DBS is of what stands before it.
     if status >= 500 or status in _PASSES or (status == 400 and said is None):
         return DBSUnavailable, ""
-    words = f"{said.function} {said.message} {said.reason}" if said else ""
+    if said is None:
+        return DBSRefused, ""
+    words = f"{said.function} {said.message} {said.reason}"
     for rule in RULES.get(api, ()):
         if found := re.search(rule.words, words):
             return rule.error, found[1] if found.re.groups else ""

@@ -273,7 +273,9 @@ def test_half_a_file_is_none(missing: str) -> None:
         parse_file({**FILE_ROW, missing: None})
 
 
-@pytest.mark.parametrize("parse", [parse_file, parse_block, parse_dataset, parse_migration, parse_server_info])
+@pytest.mark.parametrize(
+    "parse", [parse_file, parse_block, parse_dataset, parse_migration, parse_server_info]
+)
 @pytest.mark.parametrize("row", [None, 1, [], {}, [[]], [{}], {"error": {}}])
 def test_what_is_not_in_the_contract_is_unreadable(parse: Any, row: Any) -> None:
     with pytest.raises(UNREADABLE):

@@ -33,7 +33,7 @@ class DBSUnreachable(Transient, DBSError):
     """No answer: refused, reset, timed out, or no such host."""
 
     maybe_delivered: bool = True
-    advice: ClassVar[str] = "Ask whether the block is there before sending it again"
+    advice: ClassVar[str] = "Before a block is sent again, ask whether it is there"
 
 
 class DBSUntrusted(DBSError):
@@ -48,7 +48,7 @@ class DBSUnavailable(Transient, DBSError):
 
     retry_after_s: float | None = None
     maybe_delivered: bool = True
-    advice: ClassVar[str] = "It recovers by itself; ask whether the block is there before sending it again"
+    advice: ClassVar[str] = "It recovers by itself; before a block is sent again, ask whether it is there"
 
 
 @dataclass(eq=False)

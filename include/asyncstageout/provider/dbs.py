@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -135,11 +136,12 @@ class DBSHook(BaseHook):
         """Ask every server of the connection what it is. DBS cannot say whether we may write."""
         try:
             _ = self.settings
-            with self.get_conn(patience=ONE_TRY) as client:
+            with ExitStack() as opened:
+                client = opened.enter_context(self.get_conn(patience=ONE_TRY))
+                beside = self.get_global_reader(patience=ONE_TRY)
                 found = client.server_infos()
-            if beside := self.get_global_reader(patience=ONE_TRY):
-                with beside:
-                    found[beside.reader_url] = beside.server_info()
+                if beside:
+                    found[beside.reader_url] = opened.enter_context(beside).server_info()
         except (DBSError, OSError, ValueError) as error:
             return False, str(error)
         said = ", ".join(f"{urlsplit(url).path} is {info.version}" for url, info in found.items())

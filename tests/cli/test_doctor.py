@@ -140,13 +140,16 @@ def conn(catalogue_url: str, sites_port: int) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def patient(
-    catalogue_url: str, conn: Connection, fts: FTSAccess, dbs: DBSAccess, airflow: Airflow, tmp_path: Path
-) -> Iterator[Surroundings]:
-    """Everything is well: a catalogue, an FTS, a DBS, sites, an Airflow."""
-    layout = Layout(tmp_path, tmp_path)
-    with closing(Surroundings(layout, catalogue_url, fts, airflow.url, TOKEN, dbs)) as well:
-        yield well
+def well(fts: FTSAccess, dbs: DBSAccess, airflow: Airflow, tmp_path: Path) -> Surroundings:
+    """What is not in the catalogue is well: an FTS, a DBS, an Airflow."""
+    return Surroundings(Layout(tmp_path, tmp_path), None, fts, airflow.url, TOKEN, dbs)
+
+
+@pytest.fixture
+def patient(catalogue_url: str, conn: Connection, well: Surroundings) -> Iterator[Surroundings]:
+    """Everything is well: a catalogue with sites too."""
+    with closing(replace(well, given_catalogue=catalogue_url)) as all_well:
+        yield all_well
 
 
 def finding(patient: Surroundings, name: str) -> Finding:

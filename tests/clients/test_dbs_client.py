@@ -134,7 +134,7 @@ def test_a_body_goes_as_it_is() -> None:
 
 
 def test_every_server_says_what_it_is() -> None:
-    with client_of(in_turn(as_json([{"server": "dbs2go", "dbs_version": "v1"}]))) as (client, told):
+    with client_of(in_turn(as_json([{"server": "dbs2go", "dbs_version": "v1"}]))) as (client, _told):
         infos = client.server_infos()
     assert [urlsplit(url).path for url in infos] == ["/x/DBSWriter", "/x/DBSReader", "/x/DBSMigrate"]
     assert {info.version for info in infos.values()} == {"v1"}

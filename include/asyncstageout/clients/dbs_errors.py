@@ -209,19 +209,24 @@ def dbs_error(server: str, method: str, path: str, answer: Answer) -> DBSError:
 
 
 def _judged(api: str, status: int, said: Said | None) -> tuple[type[DBSError], str]:
-    if status < 400:
-        return DBSBadAnswer, ""
-    if status in _STATUSES:
-        return _STATUSES[status], ""
-    if status == 413:
-        return (BlockTooLarge if api == "bulkblocks" else DBSRefused), ""
-    # A 400 without a word of DBS is of what stands before it.
-    if status >= 500 or status in _PASSES or (status == 400 and said is None):
-        return DBSUnavailable, ""
-    if said is None:
-        return DBSRefused, ""
-    words = f"{said.function} {said.message} {said.reason}"
-    for rule in RULES.get(api, ()):
-        if found := re.search(rule.words, words):
-            return rule.error, found[1] if found.re.groups else ""
+    if by_status := _by_status(api, status, said):
+        return by_status, ""
+    if said:
+        words = f"{said.function} {said.message} {said.reason}"
+        for rule in RULES.get(api, ()):
+            if found := re.search(rule.words, words):
+                return rule.error, found[1] if found.re.groups else ""
     return DBSRefused, ""
+
+
+def _by_status(api: str, status: int, said: Said | None) -> type[DBSError] | None:
+    """Return the error that a status is, whatever is said; None: the words decide."""
+    if status < 400:
+        return DBSBadAnswer
+    if status in _STATUSES:
+        return _STATUSES[status]
+    if status == 413:
+        return BlockTooLarge if api == "bulkblocks" else DBSRefused
+    # A 400 without a word of DBS is of what stands before it.
+    passes = status >= 500 or status in _PASSES or (status == 400 and said is None)
+    return DBSUnavailable if passes else None

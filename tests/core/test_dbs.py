@@ -199,10 +199,11 @@ def test_the_payload_of_a_file_is_what_it_adds(
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"lfn": "/store/user/rossi/v1.2/a.root"}, "folders of letters"),
+        ({"lfn": "/store/user/rossi/a/v1.2/b.root"}, "of letters, digits"),
+        ({"lfn": "/store/user/rossi/a/b.root"}, "two folders or more"),
         ({"lfn": "/store/mc/rossi/a/b.root"}, "/store/user"),
-        ({"lfn": "/store/user/rossi/a/b.txt"}, ".root"),
-        ({"lfn": f"/store/user/rossi/a/{'b' * 500}.root"}, "at most 500 characters"),
+        ({"lfn": "/store/user/rossi/a/b/c.txt"}, ".root"),
+        ({"lfn": f"/store/user/rossi/a/b/{'c' * 500}.root"}, "at most 500 characters"),
         ({"size_bytes": 0}, "no empty file"),
         ({"adler32": ""}, "hexadecimal"),
         ({"adler32": "123456789"}, "hexadecimal"),
@@ -215,7 +216,7 @@ def test_the_payload_of_a_file_is_what_it_adds(
     ],
 )
 def test_a_file_that_dbs_would_refuse_is_named(changes: dict[str, Any], fault: str) -> None:
-    bad = replace(FILE, **{"lfn": "/store/user/rossi/a/bad.root", **changes})
+    bad = replace(FILE, **{"lfn": "/store/user/rossi/a/b/bad.root", **changes})
     assert fault in (file_problem(bad) or "")
     with pytest.raises(NotPublishable, match=fault) as caught:
         block_body(replace(BLOCK, files=(FILE, bad)))

@@ -22,7 +22,7 @@ from asyncstageout.clients.dbs_errors import (
 )
 from asyncstageout.clients.http import Patience
 from asyncstageout.core import dbs_answers
-from asyncstageout.core.dbs import Lumi, encoded
+from asyncstageout.core.dbs import Lumi, encoded, file_problem
 from asyncstageout.sandbox.dbs.__main__ import _parser
 from asyncstageout.sandbox.dbs.service import Options, SandboxDBS
 from asyncstageout.sandbox.tls import SandboxTLS
@@ -151,6 +151,30 @@ def test_a_block_of_100_files_is_quick(at: DBSBench) -> None:
             took_s.append(time.process_time() - start_s)
     # Of a processor, the client's side included.
     assert min(took_s) < 0.05
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/store/user/rossi/a/b.root", "/store/user/rossi/a/b/c.root", "/store/user/rossi/1/b/c.root"),
+        *(
+            "/store/group/phys-x/a/b/c.root",
+            "/store/temp/user/r.b/a/0000/c_1.root",
+            "/store/user/r_b/a/b.c/d.root",
+        ),
+        *("/store/user/rossi/a/b/c.txt", "/store/user/rossi/a/b/c.d.root", "/store/user/rossi/a//b/c.root"),
+        *("/store/mc/rossi/a/b/c.root", f"/store/user/rossi/a/b/{'c' * 468}.root"),
+    ],
+)
+def test_we_refuse_the_names_that_it_refuses(at: DBSBench, name: str) -> None:
+    body = body_of(0)
+    body["files"][0]["logical_file_name"] = body["file_conf_list"][0]["lfn"] = name
+    with at.client() as client:
+        if file_problem(a_file(lfn=name)) is None:
+            client.insert_block(body)
+            return
+        with pytest.raises(FilesNotTaken):
+            client.insert_block(body)
 
 
 # --- faults ---

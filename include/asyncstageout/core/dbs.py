@@ -39,10 +39,10 @@ COLUMN_CHARS: Final = {
 }
 """What DBS's schema has room for; nothing of it may be empty."""
 
-LFN_FORM: Final = "/store/user|group/<name>/<folders>/<file>.root, folders of letters, digits, - and _ alone"
+LFN_FORM: Final = "/store/user|group/<name>/<two folders or more>/<file>.root of letters, digits, - and _"
 _USER_LFN = re.compile(
     r"/store/(?:temp/)*(?:user|group)/(?:[a-zA-Z0-9.]+|[a-zA-Z0-9_-]+)/[a-zA-Z][a-zA-Z0-9_-]*"
-    r"(?:/[a-zA-Z0-9_-]+)+\.root\Z"
+    r"(?:/[a-zA-Z0-9_-]+){2,}\.root\Z"
 )
 _PRIMARY = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,98}\Z")
 _PROCESSED = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,198}\Z")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -136,12 +135,13 @@ class DBSHook(BaseHook):
         """Ask every server of the connection what it is. DBS cannot say whether we may write."""
         try:
             _ = self.settings
-            with ExitStack() as opened:
-                client = opened.enter_context(self.get_conn(patience=ONE_TRY))
+            with self.get_conn(patience=ONE_TRY) as client:
+                # Before anything is asked: its URL may be wrong.
                 beside = self.get_global_reader(patience=ONE_TRY)
                 found = client.server_infos()
-                if beside:
-                    found[beside.reader_url] = opened.enter_context(beside).server_info()
+            if beside:
+                with beside:
+                    found[beside.reader_url] = beside.server_info()
         except (DBSError, OSError, ValueError) as error:
             return False, str(error)
         said = ", ".join(f"{urlsplit(url).path} is {info.version}" for url, info in found.items())

@@ -33,7 +33,7 @@ class DBSUnreachable(Transient, DBSError):
     """No answer: refused, reset, timed out, or no such host."""
 
     maybe_delivered: bool = True
-    advice: ClassVar[str] = "Ask whether the block is there before sending it again"
+    advice: ClassVar[str] = "Before a block is sent again, ask whether it is there"
 
 
 class DBSUntrusted(DBSError):
@@ -48,7 +48,7 @@ class DBSUnavailable(Transient, DBSError):
 
     retry_after_s: float | None = None
     maybe_delivered: bool = True
-    advice: ClassVar[str] = "It recovers by itself; ask whether the block is there before sending it again"
+    advice: ClassVar[str] = "It recovers by itself; before a block is sent again, ask whether it is there"
 
 
 @dataclass(eq=False)
@@ -209,17 +209,24 @@ def dbs_error(server: str, method: str, path: str, answer: Answer) -> DBSError:
 
 
 def _judged(api: str, status: int, said: Said | None) -> tuple[type[DBSError], str]:
-    if status < 400:
-        return DBSBadAnswer, ""
-    if status in _STATUSES:
-        return _STATUSES[status], ""
-    if status == 413:
-        return (BlockTooLarge if api == "bulkblocks" else DBSRefused), ""
-    # A 400 without a word of DBS is of what stands before it.
-    if status >= 500 or status in _PASSES or (status == 400 and said is None):
-        return DBSUnavailable, ""
-    words = f"{said.function} {said.message} {said.reason}" if said else ""
-    for rule in RULES.get(api, ()):
-        if found := re.search(rule.words, words):
-            return rule.error, found[1] if found.re.groups else ""
+    if by_status := _by_status(api, status, said):
+        return by_status, ""
+    if said:
+        words = f"{said.function} {said.message} {said.reason}"
+        for rule in RULES.get(api, ()):
+            if found := re.search(rule.words, words):
+                return rule.error, found[1] if found.re.groups else ""
     return DBSRefused, ""
+
+
+def _by_status(api: str, status: int, said: Said | None) -> type[DBSError] | None:
+    """Return the error that a status is, whatever is said; None: the words decide."""
+    if status < 400:
+        return DBSBadAnswer
+    if status in _STATUSES:
+        return _STATUSES[status]
+    if status == 413:
+        return BlockTooLarge if api == "bulkblocks" else DBSRefused
+    # A 400 without a word of DBS is of what stands before it.
+    passes = status >= 500 or status in _PASSES or (status == 400 and said is None)
+    return DBSUnavailable if passes else None

@@ -39,7 +39,7 @@ COLUMN_CHARS: Final = {
 }
 """What DBS's schema has room for; nothing of it may be empty."""
 
-LFN_FORM: Final = "/store/user|group/<name>/<folders>/<file>.root, folders of letters, digits, - and _ alone"
+LFN_FORM: Final = "/store/user|group/<name>/<two folders or more>/<file>.root of letters, digits, - and _"
 _USER_LFN = re.compile(
     r"/store/(?:temp/)*(?:user|group)/(?:[a-zA-Z0-9.]+|[a-zA-Z0-9_-]+)/[a-zA-Z][a-zA-Z0-9_-]*"
     r"(?:/[a-zA-Z0-9_-]+){2,}\.root\Z"
@@ -271,14 +271,15 @@ def _file(file: BlockFile) -> dict[str, JSON]:
 
 def _lumis(lumis: Sequence[Lumi]) -> list[dict[str, int]]:
     # DBS's tables hold a section once a file.
-    unique = {(run, lumi): events for run, lumi, events in reversed(lumis)}
+    unique: dict[tuple[int, int], int | None] = {}
+    for run, lumi, events in lumis:
+        unique.setdefault((run, lumi), events)
+    rows = [{"run_num": run, "lumi_section_num": lumi} for run, lumi in unique]
     # Some with and some without would read as "none" for those without: all of them, or none.
-    if all(events is not None for events in unique.values()):
-        return [
-            {"run_num": run, "lumi_section_num": lumi, "event_count": events or 0}
-            for (run, lumi), events in reversed(unique.items())
-        ]
-    return [{"run_num": run, "lumi_section_num": lumi} for run, lumi in reversed(unique)]
+    known = [events for events in unique.values() if events is not None]
+    if len(known) < len(rows):
+        return rows
+    return [row | {"event_count": events} for row, events in zip(rows, known, strict=True)]
 
 
 def _file_config(file: BlockFile) -> dict[str, JSON]:

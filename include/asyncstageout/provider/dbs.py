@@ -107,8 +107,10 @@ class DBSHook(BaseHook):
         try:
             _ = self.settings
             with self.get_conn(patience=ONE_TRY) as client:
+                # Before anything is asked: its URL may be wrong.
+                beside = self.get_global_reader(patience=ONE_TRY)
                 found = client.server_infos()
-            if beside := self.get_global_reader(patience=ONE_TRY):
+            if beside:
                 with beside:
                     found[beside.reader_url] = beside.server_info()
         except (DBSError, OSError, ValueError) as error:

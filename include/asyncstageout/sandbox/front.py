@@ -48,8 +48,10 @@ class FaultyFront:
                 await self._app(scope, receive, _nowhere)
                 peer_of(scope).abort()
             case "latency" if fault:
+                # As behind a real front: what has arrived is done, though its caller may be gone by then.
+                body = await _read_all(receive)
                 await asyncio.sleep(fault.latency_s)
-                await self._app(scope, receive, send)
+                await self._app(scope, _again(body, receive), send)
             case _:
                 await self._app(scope, receive, send)
 
@@ -59,10 +61,24 @@ def _body_bytes(scope: Scope) -> int:
     return int(length) if length.isdigit() else 0
 
 
-async def _read_all(receive: Receive) -> None:
+async def _read_all(receive: Receive) -> bytes:
     """Take the body: a caller that is still sending it would meet a reset in the place of the answer."""
-    while (await receive()).get("more_body"):
-        pass
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was taken, and then whatever comes."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def give() -> Message:
+        return first.pop() if first else await receive()
+
+    return give
 
 
 async def _nowhere(_message: Message) -> None:

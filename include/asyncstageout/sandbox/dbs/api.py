@@ -141,7 +141,7 @@ def _update_file(store: Store, request: Request) -> bytes:
     query = request.query_params
     store.run(
         "UPDATE file SET is_valid = ? WHERE lfn = ?",
-        *(int(query.get("is_file_valid", "0")), query.get("logical_file_name", "")),
+        *(int(query.get("is_file_valid") == "1"), query.get("logical_file_name", "")),
     )
     return b"[]"
 

@@ -104,8 +104,7 @@ def make_dataset(store: Store, record: dict[str, Any], request: str, by: str, no
     for needed in NEEDED:
         word = said[needed.kind]
         if not store.has_word(needed.kind, word):
-            find = f"{request} unable to find {needed.wanted}='{word}'"
-            _make_word(store, needed, word, find, record)
+            _make_word(store, needed, word, _missing(needed, word, request), record)
     name = record["dataset"]["dataset"]
     found = store.dataset_id(name)
     if found is not None:
@@ -135,17 +134,24 @@ def _words(record: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _make_word(store: Store, needed: Needed, word: str, find: str, record: dict[str, Any]) -> None:
+def _missing(needed: Needed, word: str, request: str) -> str:
+    """Say it to the letter: one message has a comma, and a version that nobody said is zero."""
+    comma = "," if needed.kind == "physics_group" else ""
+    shown = word or ("0" if needed.kind == "processing_era" else "")
+    return f"{request}{comma} unable to find {needed.wanted}='{shown}'"
+
+
+def _make_word(store: Store, needed: Needed, word: str, missing: str, record: dict[str, Any]) -> None:
     about: dict[str, Any] = {}
     try:
-        required(f"dbs.{needed.module}.Insert", word)
+        required(f"dbs.{needed.module}.Insert", word, needed.kind != "tier" or word == word.upper())
         _check_name(needed.pattern, word, needed.module)
         if needed.kind == "primary_ds":
             check_date(record["primds"]["creation_date"], needed.module)
             about = {"type": record["primds"]["primary_ds_type"]}
     except Problem as error:
         inner = error.within(codes.INSERT, "", "dbs.GetRecID")
-        raise inner.within(needed.code, find, f"dbs.bulkblocks.{needed.function}") from error
+        raise inner.within(needed.code, missing, f"dbs.bulkblocks.{needed.function}") from error
     store.add_word(needed.kind, word, about)
 
 

@@ -10,7 +10,7 @@
 **Runs** every minute. With nothing due, the run ends after `assemble`. No file waits in a task: what DBS does not take now is
 told again by a later run.
 
-**When is a block closed?** At 100 files, 100,000 lumi sections or 50 MB; when the task says that no more files come; 18,800 s after the
+**When is a block closed?** At 100 files, 100,000 lumi sections or 20 MB; when the task says that no more files come; 18,800 s after the
 dataset's last block (the first one: after 10 minutes); after 3 days. The numbers belong to each DBS instance's connection
 (docs/how-to/publication.md).
 

@@ -19,7 +19,7 @@ class PublicationSettings:
     ========================  =======================================================================
     ``block_files``           the unit in which users' data are looked at and moved
     ``block_lumis``           DBS writes a row for each, in one transaction (CRABServer issue 6670)
-    ``block_payload_bytes``   DBS's front refuses larger bodies with a 413 (CRABServer issue 8308)
+    ``block_payload_bytes``   DBS's front has refused 22 MB with a 413 (CRABServer issue 8308)
     ``first_after_s``         a block takes what arrives within this time, whatever else would close it
     ``close_after_s``         since the dataset's last block: users see their data grow with a long task
     ``oldest_s``              no file waits longer for its block to fill
@@ -34,7 +34,7 @@ class PublicationSettings:
 
     block_files: int = 100
     block_lumis: int = 100_000
-    block_payload_bytes: int = 50_000_000
+    block_payload_bytes: int = 20_000_000
     close_after_s: int = 18_800
     first_after_s: int = 600
     oldest_s: int = 259_200

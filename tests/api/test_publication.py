@@ -52,6 +52,17 @@ def test_blocks_come_page_by_page_the_newest_first(press: Press, api: API) -> No
     assert {one["state"] for one in page["blocks"]} == {"PUBLISHED"}
 
 
+def test_a_file_tells_what_happened_around_it(press: Press, api: API) -> None:
+    (file,) = press.arrive(0)
+    press.describe(0)
+    press.run()
+    beside = api(ALICE).get(f"/api/v1/transfers/{file}").json()["side_events"]
+    assert [(one["kind"], one["to_state"]) for one in beside] == [
+        ("publication", "ACQUIRED"), ("publication", "DONE"),
+    ]  # fmt: skip
+    assert beside[0]["subject"] == beside[1]["subject"]
+
+
 def test_failed_files_go_again(press: Press, api: API) -> None:
     press.ready(0, outdataset="/no")
     press.assemble()

@@ -46,6 +46,17 @@ def test_how_far_a_task_is_and_once_more(press: Press, aso: Aso, conn: Connectio
     assert conn.execute("SELECT count(*) FROM transfer WHERE publication = 'NEW'").fetchone() == (2,)
 
 
+def test_a_files_story_has_its_publication(press: Press, aso: Aso, catalogue_url: str) -> None:
+    press.ready(0)
+    press.run()
+    (number,) = press.conn.execute("SELECT id FROM transfer").fetchone() or (0,)
+    shown = aso("files", "show", str(number), "--catalogue-url", catalogue_url)
+    assert shown.exit_code == 0, shown.output
+    assert "publication DONE" in " ".join(shown.output.split())
+    as_json = json.loads(aso("files", "show", str(number), "--catalogue-url", catalogue_url, "--json").stdout)
+    assert [one["to_state"] for one in as_json["side_events"]] == ["ACQUIRED", "DONE"]
+
+
 def test_a_task_is_complete_and_open_again(press: Press, aso: Aso, conn: Connection) -> None:
     press.arrive(0)
     said(aso, "complete", TASK)

@@ -116,6 +116,20 @@ class Event(BaseModel):
     run_id: str | None = Field(description="Of the DAG.")
 
 
+class SideEvent(BaseModel):
+    """One thing that happened around a file, beside its moves."""
+
+    at: datetime
+    kind: Literal["publication", "cleaning", "delivery"]
+    from_state: str | None
+    to_state: str
+    subject: str | None = Field(description="Of a publication: the block.")
+    reason: str | None
+    actor: str = Field(description="Who did it: airflow, or an account.")
+    step: str = Field(description="What did it: a task of a DAG, or what somebody asked for.")
+    run_id: str | None = Field(description="Of the DAG.")
+
+
 class FTSJob(BaseModel):
     """One FTS job that a file was in."""
 
@@ -140,6 +154,7 @@ class TransferDetail(Transfer):
     waits_because: str | None = Field(description="Why no cycle takes it now; null: one does.")
     jobs: list[FTSJob] = Field(description="FTS jobs it was in, the oldest first.")
     events: list[Event] = Field(description="All that happened to it, the oldest first.")
+    side_events: list[SideEvent] = Field(description="All that happened around it, the oldest first.")
 
 
 # --- tasks ---

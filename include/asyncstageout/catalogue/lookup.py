@@ -184,7 +184,8 @@ def side_events(conn: Connection, transfer_id: int) -> list[SideEvent]:
     """Return what happened around a file, oldest first."""
     rows = conn.execute(
         """
-        SELECT e.at, e.kind, e.from_state, e.to_state, e.subject, e.reason, s.actor, s.dag_id, s.run_id, s.task_id
+        SELECT e.at, e.kind, e.from_state, e.to_state, e.subject, e.reason,
+            s.actor, s.dag_id, s.run_id, s.task_id
         FROM file_event e JOIN step_run s ON s.id = e.step_run WHERE e.transfer_id = %s ORDER BY e.id
         """,
         (transfer_id,),

@@ -11,7 +11,6 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.outbox import ID
 from asyncstageout.core.deliveries import Delivery
-from asyncstageout.core.subscriptions import State
 
 MAX_MESSAGES = 50_000
 """What one call changes at most; the same call again goes on."""
@@ -73,7 +72,7 @@ FROM subscription s LEFT JOIN subscription_health h ON h.subscription = s.id LEF
 WHERE %(name)s::text IS NULL OR s.name = %(name)s ORDER BY s.name
 """
 
-_CHOSEN = f"""
+_CHOSEN = """
     SELECT o.id FROM outbox o JOIN subscription s ON s.id = o.subscription
     WHERE o.dead_at IS NOT NULL
         AND (%(numbers)s::bigint[] IS NULL OR o.id = ANY(%(numbers)s))

@@ -241,7 +241,8 @@ def lists_of(call: Call, messages: Sequence[Message]) -> dict[str, str]:
         lists["list_of_fts_id"] = [one.data.fts_job_id or "" for one in messages]
         lists["list_of_fts_instance"] = [one.data.fts_server or "" for one in messages]
     if call.has_reason:
-        lists["list_of_failure_reason"] = [(one.reason or "no reason is known")[:REASON_CHARS] for one in messages]
+        reasons = [one.reason or "no reason is known" for one in messages]
+        lists["list_of_failure_reason"] = [reason[:REASON_CHARS] for reason in reasons]
         # What its count of retries grows by.
         lists["list_of_retry_value"] = ["1" if one.state == "RETRY" else "0" for one in messages]
     return {name: written_list(items) for name, items in lists.items()}

@@ -92,7 +92,7 @@ class File(BaseModel):
     file_type: str = Field(description="output or log.")
     job_id: str = Field(description="Of the job that made it, as its submitter names it.")
     job_retry_count: int
-    attempt: int | None = Field(description="Attempt to transfer it, from 1; null in messages of publication.")
+    attempt: int | None = Field(description="Attempt, from 1; null in messages of publication.")
     fts_job_id: str | None = Field(description="FTS job of that attempt.")
     fts_server: str | None = Field(description="Address of the FTS server of that job.")
     block: str | None = Field(description="Block in which it is published, in messages of publication.")

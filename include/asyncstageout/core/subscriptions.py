@@ -139,7 +139,9 @@ class RucioSubscription(_Subscription):
     """A Rucio server in which arrived files become replicas."""
 
     kind: Literal["rucio"]
-    events: Annotated[tuple[Annotated[str, _one_of(Kind.RUCIO)], ...], Field(min_length=1)] = EVENTS[Kind.RUCIO]
+    events: Annotated[tuple[Annotated[str, _one_of(Kind.RUCIO)], ...], Field(min_length=1)] = EVENTS[
+        Kind.RUCIO
+    ]
     settings: RucioSettings = RucioSettings()
 
 
@@ -181,4 +183,6 @@ def read_subscription(fields: Mapping[str, Any]) -> AnySubscription:
         first = error.errors(include_url=False)[0]
         # The first part of a place is the kind, once that is known.
         place = [str(part) for part in first["loc"] if isinstance(part, str)][1:]
-        raise SubscriptionInvalid(".".join(place) or "kind", first["msg"].removeprefix("Value error, ")) from error
+        raise SubscriptionInvalid(
+            ".".join(place) or "kind", first["msg"].removeprefix("Value error, ")
+        ) from error

@@ -12,7 +12,8 @@ depends_on = None
 SUBSCRIPTIONS = """
 ALTER TABLE transfer ADD COLUMN origin text;
 ALTER TABLE transfer_history ADD COLUMN origin text;
-COMMENT ON COLUMN transfer.origin IS 'Source of stageout_intake that brought the file; NULL: it was handed in.';
+COMMENT ON COLUMN transfer.origin IS
+    'Source of stageout_intake that brought the file; NULL: it was handed in.';
 
 CREATE TABLE subscription (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -86,8 +87,8 @@ BEGIN
     ) THEN
         RETURN NULL;
     END IF;
-    INSERT INTO outbox (subscription, transfer_id, event_kind, event_id, to_state, at, attempt, fts_job, block,
-        reason)
+    INSERT INTO outbox (subscription, transfer_id, event_kind, event_id, to_state, at, attempt, fts_job,
+        block, reason)
     SELECT s.id, e.transfer_id, '{kind}', e.id, e.to_state, e.at, {columns}, e.reason
     FROM (SELECT * FROM subscription WHERE state <> 'off' FOR KEY SHARE) s
         JOIN added e ON '{kind}:' || e.to_state = ANY(s.events){condition}

@@ -9,13 +9,17 @@ next one stays until that has left the outbox.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psycopg import Connection
 from psycopg.rows import dict_row
 
+from asyncstageout.catalogue.storages import Naming
 from asyncstageout.core.deliveries import Delivery, File, Message, message_type
+from asyncstageout.core.planning import FileNames
+from asyncstageout.core.storages.model import Unresolvable
 
 BLOCKED_S = 30.0
 """A message behind another one is looked at again so late, at most: it is set free with that one."""
@@ -77,7 +81,8 @@ SELECT (SELECT count(*) FROM blocked) AS blocked, c.id AS outbox_id, c.tries,
     {ID.format("c")} AS id, c.event_kind, c.to_state AS state, c.at, c.reason, c.attempt, c.block,
     t.id AS number, t.request_id, k.name AS task, t.username, t.source, t.destination, t.source_lfn,
     t.destination_lfn, t.size_bytes, t.adler32, t.type::text AS file_type, t.job_id, t.job_retry_count,
-    j.job_id::text AS fts_job_id, coalesce(s.endpoint, j.fts_server) AS fts_server
+    j.job_id::text AS fts_job_id, coalesce(s.endpoint, j.fts_server) AS fts_server,
+    j.source_storage, j.source_protocol, j.destination_storage, j.destination_protocol
 FROM (SELECT true) one LEFT JOIN claimed c ON true
     -- By its key, and in the history only if it is not live.
     LEFT JOIN LATERAL (
@@ -85,7 +90,8 @@ FROM (SELECT true) one LEFT JOIN claimed c ON true
         UNION ALL SELECT * FROM transfer_history WHERE id = c.transfer_id LIMIT 1
     ) t ON true
     LEFT JOIN task k ON k.id = t.task_id
-    LEFT JOIN fts_job j ON j.sid = c.fts_job LEFT JOIN fts_server s ON s.name = j.fts_server
+    LEFT JOIN fts_job j ON j.sid = coalesce(c.fts_job, t.fts_job)
+    LEFT JOIN fts_server s ON s.name = j.fts_server
 ORDER BY c.id
 """
 
@@ -158,10 +164,10 @@ def claim(conn: Connection, subscription: int, *, at_most: int, lease_s: float, 
             _CLAIM,
             {"subscription": subscription, "at_most": at_most, "lease_s": lease_s, "step_run": step_run},
         ).fetchall()
-    claimed = [
-        Claimed(row["outbox_id"], row["tries"], _message(row)) for row in rows if row["outbox_id"] is not None
-    ]
-    return Claim(claimed, rows[0]["blocked"])
+    claimed = [row | {"names": _names(row)} for row in rows if row["outbox_id"] is not None]
+    naming = Naming(conn, {row["names"] for row in claimed if row["names"]})
+    messages = [Claimed(row["outbox_id"], row["tries"], _message(row, naming)) for row in claimed]
+    return Claim(messages, rows[0]["blocked"])
 
 
 def hold(conn: Connection, numbers: Collection[int], *, lease_s: float, step_run: int) -> set[int]:
@@ -195,12 +201,23 @@ def give_back(conn: Connection, numbers: Collection[int], *, wait_s: float = 0.0
     conn.execute(_GIVE_BACK, {"numbers": list(numbers), "wait_s": wait_s, "step_run": step_run})
 
 
-def _message(row: Mapping[str, Any]) -> Message:
+def _names(row: Mapping[str, Any]) -> FileNames | None:
+    names = [row[name] for name in FileNames._fields]
+    return FileNames(*names) if names[0] is not None else None
+
+
+def _message(row: Mapping[str, Any], naming: Naming) -> Message:
+    file: dict[str, Any] = {name: row.get(name) for name in File.model_fields}
+    if row["names"]:
+        with suppress(Unresolvable):  # the message is none the worse for it
+            file["destination_url"] = naming.destination(
+                row["names"], row["destination_lfn"], row["username"], row["destination"]
+            )
     return Message.model_construct(
         id=row["id"],
         type=message_type(row["event_kind"], row["state"]),
         timestamp=row["at"],
         state=row["state"],
         reason=row["reason"],
-        data=File.model_construct(**{name: row[name] for name in File.model_fields}),
+        data=File.model_construct(None, **file),
     )

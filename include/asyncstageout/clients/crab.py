@@ -88,7 +88,7 @@ class CRABClient:
         data = {"subresource": subresource, "asoworker": self._worker, **fields}
         response = self._caller.ask("POST", self._url, may_repeat=True, data=data, allow_redirects=False)
         try:
-            # CRAB itself answers nothing of use; this service names what was not changed (docs/how-to/crab.md).
+            # CRAB itself says nothing of use; this service names what it did not change (how-to/crab.md).
             (result,) = response.json()["result"]
             return [str(one) for one in result.get("refused", ())]
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -93,8 +93,9 @@ class File(BaseModel):
     job_id: str = Field(description="Of the job that made it, as its submitter names it.")
     job_retry_count: int
     attempt: int | None = Field(description="Attempt, from 1; null in messages of publication.")
-    fts_job_id: str | None = Field(description="FTS job of that attempt.")
+    fts_job_id: str | None = Field(description="FTS job that it is in, or was in last.")
     fts_server: str | None = Field(description="Address of the FTS server of that job.")
+    destination_url: str | None = Field(description="Where that job writes it.")
     block: str | None = Field(description="Block in which it is published, in messages of publication.")
 
 

@@ -1,0 +1,258 @@
+"""Registers arrived files in Rucio: replica at the destination, dataset, attachment. In bulk, and repeatable.
+
+Speaks through ``rucio-clients`` (the extra ``rucio``). What a real Rucio 41.5 answers is recorded in
+tests/contract/rucio. What must be known of it:
+
+* ``add_replicas`` passes over what it has already, *also if size or checksum differ*: so both are compared;
+* a bulk call is refused as a whole: an unknown RSE or scope would sink everybody's files, so there is a call
+  for each; a name that it does not like is found by halving (steps.deliver);
+* nothing can be attached to a closed dataset, not even again what is in it: then its content is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import requests
+
+from asyncstageout.clients.receivers import (
+    ContentRefused,
+    Failing,
+    Faulty,
+    NotLetIn,
+    ReceiverError,
+    Refusals,
+)
+from asyncstageout.core.deliveries import Message
+from asyncstageout.core.rucio_names import dataset_of, scope_of
+from asyncstageout.core.subscriptions import RucioSettings
+
+K = TypeVar("K")
+DID = dict[str, Any]
+
+CALL_TIMEOUT_S = 60
+REASON_CHARS = 300
+LONGEST_S = 900.0
+"""A batch is some five calls; those for other RSEs, scopes and closed datasets come on top."""
+
+
+class RucioClient(Protocol):
+    """What is needed of ``rucio.client.Client``."""
+
+    def get_rse(self, rse: str) -> Mapping[str, Any]: ...
+
+    def add_replicas(self, rse: str, files: list[DID]) -> bool: ...
+
+    def get_metadata_bulk(self, dids: list[DID]) -> Iterable[Mapping[str, Any]]: ...
+
+    def add_datasets(self, dsns: list[DID]) -> bool: ...
+
+    def attach_dids_to_dids(self, attachments: list[DID], ignore_duplicate: bool) -> bool: ...
+
+    def list_content(self, scope: str, name: str) -> Iterable[Mapping[str, Any]]: ...
+
+
+class Verdict(NamedTuple):
+    """What an exception of Rucio is for us; ``error`` None: as good as done."""
+
+    error: type[ReceiverError] | None
+    of_group: bool = False
+    """All files of the call have this fault: they are refused, each as such."""
+
+
+VERDICTS: Mapping[str, Verdict] = {
+    # It is there already, or somebody else made it at this moment.
+    "DataIdentifierAlreadyExists": Verdict(None),
+    "DuplicateContent": Verdict(None),
+    "FileAlreadyExists": Verdict(None),
+    # For a person at Rucio: an account, scope, RSE or right is missing.
+    "ScopeNotFound": Verdict(ContentRefused, of_group=True),
+    "RSENotFound": Verdict(ContentRefused, of_group=True),
+    "AccountNotFound": Verdict(ContentRefused, of_group=True),
+    "AccessDenied": Verdict(ContentRefused, of_group=True),
+    "ScopeAccessDenied": Verdict(ContentRefused, of_group=True),
+    "RSEAccessDenied": Verdict(ContentRefused, of_group=True),
+    "RSEProtocolNotSupported": Verdict(ContentRefused, of_group=True),
+    # One name, or one PFN, among many.
+    "InvalidObject": Verdict(ContentRefused),
+    "InvalidPath": Verdict(ContentRefused),
+    "InvalidType": Verdict(ContentRefused),
+    "UnsupportedOperation": Verdict(ContentRefused),
+    "DataIdentifierNotFound": Verdict(ContentRefused),
+    "FileConsistencyMismatch": Verdict(ContentRefused),
+    "CannotAuthenticate": Verdict(NotLetIn),
+    "NoAuthInformation": Verdict(NotLetIn),
+    "MissingClientParameter": Verdict(NotLetIn),
+    "IdentityError": Verdict(NotLetIn),
+    "ServerConnectionException": Verdict(Failing),
+    "ServiceUnavailable": Verdict(Failing),
+    "ResourceTemporaryUnavailable": Verdict(Failing),
+    # Two who register one file at a time: it is there when this is tried again.
+    "Duplicate": Verdict(Faulty),
+    "FileReplicaAlreadyExists": Verdict(Faulty),
+    # DatabaseException and the nameless: a lock or a name twice, or itself.
+    "RucioException": Verdict(Faulty),
+}
+"""By the name of the class; of one that is not here, that of the first class above it which is."""
+
+
+def verdict_on(error: Exception) -> Verdict:
+    """Return what an exception of the client is."""
+    known = (VERDICTS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in VERDICTS)
+    return next(known, Verdict(Failing))
+
+
+class _Refused(Exception):
+    """All files of one call are refused."""
+
+
+class _File(NamedTuple):
+    """A file under its names in Rucio."""
+
+    message_id: str
+    scope: str
+    name: str
+    rse: str
+    dataset: str
+    size_bytes: int
+    adler32: str | None
+    url: str | None
+
+    @property
+    def did(self) -> DID:
+        return {"scope": self.scope, "name": self.name}
+
+
+class RucioCatalogue:
+    """A Rucio server as a receiver of messages.
+
+    Args:
+        errors: what the client raises, beside ``requests.RequestException`` and ``OSError``.
+        server: for messages to people.
+    """
+
+    longest_s = LONGEST_S
+
+    def __init__(
+        self, client: RucioClient, settings: RucioSettings, *, errors: type[Exception], server: str
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._errors = errors
+        self._server = server
+        self._needs_pfn: dict[str, bool] = {}
+        self._datasets: set[tuple[str, str]] = set()
+        """Those that are known to be there."""
+        self.batch = settings.batch
+
+    def send(self, messages: Sequence[Message]) -> Refusals:
+        """Register the files of these messages, attached to their datasets; again is as good as once.
+
+        Raises:
+            ReceiverError: Rucio took nothing of it, or only a part, which it may be told again.
+        """
+        files = [self._file(one) for one in messages if self._settings.logs or one.data.file_type != "log"]
+        refused = {file.message_id: "its size is not known" for file in files if not file.size_bytes}
+        files = [file for file in files if file.size_bytes]
+        for (rse, _), group in _grouped(files, lambda file: (file.rse, file.scope)):
+            self._unless_refused(refused, group, self._register, rse, group)
+        there = self._as_said(refused, [file for file in files if file.message_id not in refused])
+        for (scope, dataset), group in _grouped(there, lambda file: (file.scope, file.dataset)):
+            self._unless_refused(refused, group, self._attach, refused, scope, dataset, group)
+        return refused
+
+    def _file(self, message: Message) -> _File:
+        data, names = message.data, self._settings
+        scope = scope_of(
+            data.destination_lfn, data.username, user_scope=names.user_scope, group_scope=names.group_scope
+        )
+        return _File(
+            message.id,
+            scope,
+            data.destination_lfn,
+            names.rse.format(site=data.destination),
+            data.block or dataset_of(names.dataset, data.username, data.task),
+            data.size_bytes,
+            data.adler32,
+            data.destination_url,
+        )
+
+    def _register(self, rse: str, group: Sequence[_File]) -> None:
+        if rse not in self._needs_pfn:
+            self._needs_pfn[rse] = not self._call("get_rse", self._client.get_rse, rse)["deterministic"]
+        self._call("add_replicas", self._client.add_replicas, rse, [self._replica(file) for file in group])
+
+    def _replica(self, file: _File) -> DID:
+        replica = file.did | {"bytes": file.size_bytes}
+        if file.adler32:
+            replica["adler32"] = file.adler32
+        if self._needs_pfn[file.rse] and file.url:
+            replica["pfn"] = file.url
+        return replica
+
+    def _as_said(self, refused: dict[str, str], files: Sequence[_File]) -> list[_File]:
+        """Return those files that Rucio knows with our size and checksum."""
+        if not files:
+            return []
+        dids = [one.did for one in files]
+        metadata = self._call("get_metadata_bulk", lambda: list(self._client.get_metadata_bulk(dids)))
+        known = {(row["scope"], row["name"]): (row["bytes"], row["adler32"]) for row in metadata}
+        same = []
+        for file in files:
+            size_bytes, adler32 = known.get((file.scope, file.name), (None, None))
+            if size_bytes == file.size_bytes and (not file.adler32 or adler32 in (None, file.adler32)):
+                same.append(file)
+            else:
+                refused[file.message_id] = (
+                    f"Rucio knows {file.scope}:{file.name} with {size_bytes} bytes and adler32 {adler32},"
+                    f" not with {file.size_bytes} and {file.adler32}: delete the older one there"
+                )
+        return same
+
+    def _attach(self, refused: dict[str, str], scope: str, dataset: str, group: Sequence[_File]) -> None:
+        if (scope, dataset) not in self._datasets:
+            self._call("add_datasets", self._client.add_datasets, [{"scope": scope, "name": dataset}])
+            self._datasets.add((scope, dataset))
+        attachment = {"scope": scope, "name": dataset, "dids": [file.did for file in group]}
+        try:
+            self._call("attach_dids_to_dids", self._client.attach_dids_to_dids, [attachment], True)
+        except ContentRefused as error:
+            rows = self._call("list_content", lambda: list(self._client.list_content(scope, dataset)))
+            inside = {(row["scope"], row["name"]) for row in rows}
+            refused |= {one.message_id: error.detail for one in group if (scope, one.name) not in inside}
+
+    def _unless_refused(
+        self, refused: dict[str, str], group: Sequence[_File], act: Callable[..., None], *arguments: Any
+    ) -> None:
+        try:
+            act(*arguments)
+        except _Refused as error:
+            refused |= {file.message_id: str(error) for file in group}
+
+    def _call(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what the client returns; None where its exception says that it is done already.
+
+        Raises:
+            _Refused, ReceiverError: by :data:`VERDICTS`.
+        """
+        try:
+            return call(*arguments)
+        except self._errors as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARS]
+            kind, of_group = verdict_on(error)
+            if of_group:
+                raise _Refused(said) from error
+            if kind is not None:
+                raise kind(self._server, what, None, said) from error
+        except (requests.RequestException, OSError) as error:
+            said = f"{type(error).__name__}: {error}"[:REASON_CHARS]
+            raise Failing(self._server, what, None, said) from error
+
+
+def _grouped(files: Iterable[_File], key: Callable[[_File], K]) -> list[tuple[K, list[_File]]]:
+    groups: defaultdict[K, list[_File]] = defaultdict(list)
+    for file in files:
+        groups[key(file)].append(file)
+    return list(groups.items())

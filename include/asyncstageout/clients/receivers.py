@@ -53,6 +53,11 @@ class Receiver(Protocol):
 class ReceiverError(ServiceError):
     """Root of what goes wrong with a receiver of messages."""
 
+    def __str__(self) -> str:
+        said = f"answered {self.status}" if self.status else "failed"
+        text = f"{self.server}: {self.asked} {said}" + (f": {self.detail.rstrip('.')}" if self.detail else "")
+        return f"{text}. {self.advice}"
+
 
 @dataclass(eq=False)
 class Failing(Transient, ReceiverError):

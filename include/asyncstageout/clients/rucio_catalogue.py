@@ -11,9 +11,14 @@ tests/contract/rucio. What must be known of it:
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 
@@ -28,6 +33,8 @@ from asyncstageout.clients.receivers import (
 from asyncstageout.core.deliveries import Message
 from asyncstageout.core.rucio_names import dataset_of, scope_of
 from asyncstageout.core.subscriptions import RucioSettings
+
+logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 DID = dict[str, Any]
@@ -123,6 +130,41 @@ class _File(NamedTuple):
     @property
     def did(self) -> DID:
         return {"scope": self.scope, "name": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class RucioAccess:
+    """Where a Rucio server is, and as whom we speak to it."""
+
+    url: str
+    auth_url: str
+    account: str
+    auth_type: str
+    """``userpass``, ``x509``, ``x509_proxy``, as Rucio names them."""
+    creds: dict[str, str] = field(repr=False)
+    ca: str | None = None
+    """Certificate authorities, file or directory; None: ``X509_CERT_DIR``, then those of certifi."""
+
+
+def opened(settings: RucioSettings, access: RucioAccess) -> RucioCatalogue:
+    """Return a Rucio server as a receiver, having logged in.
+
+    Raises:
+        ReceiverError: ``rucio-clients`` is not installed, or the server does not let us in, or is silent.
+    """
+    server = urlsplit(access.url).netloc
+    try:
+        client_module = import_module("rucio.client")
+        errors = import_module("rucio.common.exception").RucioException
+    except ImportError as error:
+        said = "rucio-clients is not installed: pip install 'asyncstageout[rucio]'"
+        raise NotLetIn(server, "its client", None, said) from error
+    with _judged(server, "login", errors):
+        client = client_module.Client(
+            rucio_host=access.url, auth_host=access.auth_url, account=access.account, ca_cert=access.ca,
+            auth_type=access.auth_type, creds=dict(access.creds), timeout=CALL_TIMEOUT_S, logger=logger,
+        )  # fmt: skip
+    return RucioCatalogue(client, settings, errors=errors, server=server)
 
 
 class RucioCatalogue:
@@ -237,18 +279,24 @@ class RucioCatalogue:
         Raises:
             _Refused, ReceiverError: by :data:`VERDICTS`.
         """
-        try:
+        with _judged(self._server, what, self._errors):
             return call(*arguments)
-        except self._errors as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARS]
-            kind, of_group = verdict_on(error)
-            if of_group:
-                raise _Refused(said) from error
-            if kind is not None:
-                raise kind(self._server, what, None, said) from error
-        except (requests.RequestException, OSError) as error:
-            said = f"{type(error).__name__}: {error}"[:REASON_CHARS]
-            raise Failing(self._server, what, None, said) from error
+
+
+@contextmanager
+def _judged(server: str, what: str, errors: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except errors as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARS]
+        kind, of_group = verdict_on(error)
+        if of_group:
+            raise _Refused(said) from error
+        if kind is not None:
+            raise kind(server, what, None, said) from error
+    except (requests.RequestException, OSError) as error:
+        said = f"{type(error).__name__}: {error}"[:REASON_CHARS]
+        raise Failing(server, what, None, said) from error
 
 
 def _grouped(files: Iterable[_File], key: Callable[[_File], K]) -> list[tuple[K, list[_File]]]:

@@ -9,17 +9,15 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import requests
-from pydantic import TypeAdapter
 
 from asyncstageout.clients.http import LOOPBACK, Caller, Patience
 from asyncstageout.clients.receivers import Faulty, ReceiverJudge, Refusals
-from asyncstageout.core.deliveries import Message
+from asyncstageout.core.deliveries import Batch, Message
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with
 SHORTEST_SECRET_BYTES, LONGEST_SECRET_BYTES = 24, 64
@@ -28,8 +26,6 @@ PATIENCE = Patience(tries=1, connect_s=10, read_s=30, deadline_s=60)
 """One try: what was not taken is sent again from the outbox."""
 MULTI_STATUS = 207
 REASON_CHARS = 300
-
-_MESSAGES: TypeAdapter[list[Message]] = TypeAdapter(list[Message])
 
 
 class BadSecret(ValueError):
@@ -78,7 +74,7 @@ class Webhook:
 
     Args:
         keys: see :func:`signed`; at least one.
-        envelope: says beside the messages who sends them.
+        installation, subscription: who sends, for the body.
 
     Raises:
         BadURL: the URL is not https (on loopback http will do), or holds a user or password.
@@ -93,12 +89,14 @@ class Webhook:
         keys: Sequence[bytes],
         *,
         batch: int,
-        envelope: dict[str, str],
+        installation: str,
+        subscription: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = check_url(url)
         self._keys = list(keys)
-        self._envelope = json.dumps(envelope)[1:-1]
+        self._installation = installation
+        self._subscription = subscription
         self._caller = Caller(session, ReceiverJudge(), PATIENCE)
         self._clock = clock
         self.batch = batch
@@ -109,8 +107,10 @@ class Webhook:
         Raises:
             ReceiverError: it took nothing, as far as is known.
         """
-        listed = _MESSAGES.dump_json(list(messages)).decode()
-        body = f'{{{self._envelope},"messages":{listed}}}'.encode()
+        batch = Batch.model_construct(
+            installation=self._installation, subscription=self._subscription, messages=list(messages)
+        )
+        body = batch.model_dump_json().encode()
         headers = signed(self._keys, _batch_id(messages), int(self._clock()), body)
         answer = self._caller.ask(
             "POST", self._url, may_repeat=False, data=body, allow_redirects=False,

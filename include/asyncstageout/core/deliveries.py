@@ -112,6 +112,16 @@ class Message(BaseModel):
     data: File
 
 
+class Batch(BaseModel):
+    """Body of a POST to a webhook."""
+
+    model_config = ConfigDict(frozen=True)
+
+    installation: str = Field(description="Who sends this: id of the installation of AsyncStageOut.")
+    subscription: str = Field(description="Name of the subscription there.")
+    messages: list[Message] = Field(description="At most one about each file, none before an earlier one.")
+
+
 def message_type(event_kind: str, state: str) -> str:
     """Return the type of a message.
 

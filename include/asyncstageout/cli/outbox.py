@@ -179,13 +179,13 @@ def _do(url: str | None, deed: Deed, chosen: Chosen, comment: str, *, yes: bool,
     with open_catalogue(url) as conn:
         count = dead_letters.count_dead(conn, chosen)
         if dry_run or not count:
-            _say(f"{count:,} dead letters would be {deed.participle}." if count else "No such dead letters.")
+            _say(f"{_letters(count)} would be {deed.participle}." if count else "No such dead letters.")
             return
         if not yes:
-            typer.confirm(f"{count:,} dead letters will be {deed.participle}. Go on?", abort=True, err=True)
+            typer.confirm(f"{_letters(count)} will be {deed.participle}. Go on?", abort=True, err=True)
         changed = _recorded(conn, deed, chosen, comment)
     left = " The same command goes on with the rest." if changed == MAX_MESSAGES else ""
-    _say(f"{changed:,} dead letters were {deed.participle}.{left}")
+    _say(f"Done: {_letters(changed)} {deed.participle}.{left}")
 
 
 def _recorded(conn: psycopg.Connection, deed: Deed, chosen: Chosen, comment: str) -> int:
@@ -194,10 +194,14 @@ def _recorded(conn: psycopg.Connection, deed: Deed, chosen: Chosen, comment: str
 
     def step(step_run: int) -> Summary:
         counts.append(deed.act(conn, chosen, comment=said, step_run=step_run))
-        return Summary(f"{counts[0]:,} dead letters {deed.participle}", {"letters": counts[0]})
+        return Summary(f"{_letters(counts[0])} {deed.participle}", {"letters": counts[0]})
 
     recorded(conn, Actor(f"aso outbox {deed.name}", who()), step)
     return counts[0]
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"
 
 
 def _age(age: timedelta) -> str:

@@ -59,15 +59,16 @@ EVENTS: Mapping[Kind, tuple[str, ...]] = {
 """What each kind can make something of."""
 
 
-def _one_of(kind: Kind) -> AfterValidator:
-    def check(event: str) -> str:
-        if event not in EVENTS[kind]:
-            raise ValueError(f"no event for {kind}: {event!r}; there are {', '.join(EVENTS[kind])}")
-        return event
+def _of(kind: Kind) -> AfterValidator:
+    def check(events: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [event for event in events if event not in EVENTS[kind]]:
+            raise ValueError(f"no event for {kind}: {unknown[0]!r}; there are {', '.join(EVENTS[kind])}")
+        return tuple(dict.fromkeys(events))
 
     return AfterValidator(check)
 
 
+Events = Annotated[tuple[str, ...], Field(min_length=1, max_length=50)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.\-]{0,59}$")]
 ConnId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,250}$")]
 Origin = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,60}$")]
@@ -129,7 +130,7 @@ class WebhookSubscription(_Subscription):
     """Somebody's own receiver of signed messages."""
 
     kind: Literal["webhook"]
-    events: Annotated[tuple[Annotated[str, _one_of(Kind.WEBHOOK)], ...], Field(min_length=1)] = (
+    events: Annotated[Events, _of(Kind.WEBHOOK)] = (
         "transfer:DONE", "transfer:FAILED", "transfer:KILLED", "publication:DONE", "publication:FAILED",
     )  # fmt: skip
     settings: WebhookSettings = WebhookSettings()
@@ -139,9 +140,7 @@ class RucioSubscription(_Subscription):
     """A Rucio server in which arrived files become replicas."""
 
     kind: Literal["rucio"]
-    events: Annotated[tuple[Annotated[str, _one_of(Kind.RUCIO)], ...], Field(min_length=1)] = EVENTS[
-        Kind.RUCIO
-    ]
+    events: Annotated[Events, _of(Kind.RUCIO)] = EVENTS[Kind.RUCIO]
     settings: RucioSettings = RucioSettings()
 
 
@@ -149,7 +148,7 @@ class CRABSubscription(_Subscription):
     """CRAB's REST, for files that were collected there."""
 
     kind: Literal["crab"]
-    events: Annotated[tuple[Annotated[str, _one_of(Kind.CRAB)], ...], Field(min_length=1)] = (
+    events: Annotated[Events, _of(Kind.CRAB)] = (
         "transfer:SUBMITTED", "transfer:DONE", "transfer:FAILED", "transfer:KILLED", "publication:DONE",
         "publication:FAILED",
     )  # fmt: skip

@@ -84,7 +84,7 @@ def receiver_of(conn: Connection, view: SubscriptionView) -> Receiver:
     try:
         return make()
     except (ConnectionUnusable, BadSecret, BadURL) as error:
-        raise NotLetIn(wanted.name, f"connection {wanted.conn_id}", detail=_said(wanted, error)) from error
+        raise NotLetIn(f"connection {wanted.conn_id}", "reading it", detail=_said(wanted, error)) from error
 
 
 def _said(wanted: AnySubscription, error: Exception) -> str:

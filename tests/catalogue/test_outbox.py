@@ -167,6 +167,7 @@ def test_a_message_says_what_is_known_of_its_file(
             "destination_lfn": "/store/user/alice/mc/out_7.root", "size_bytes": 1007, "adler32": "00000008",
             "file_type": "output", "job_id": "12", "job_retry_count": 0, "attempt": 1, "fts_job_id": row[0],
             "fts_server": "fts", "block": None,
+            "destination_url": "davs://t2-ch-cern.sandbox.test:8443/store/user/alice/mc/out_7.root",
         },
     }  # fmt: skip
     outbox.told(conn, [first.number], step_run=step)

@@ -33,9 +33,7 @@ def test_a_message_is_dead_after_more_than_a_day(spread: float) -> None:
     assert waits[-1] is None
     assert None not in waits[:-1]
     assert DAY_S < sum(wait for wait in waits if wait) < 2 * DAY_S
-    assert all(
-        before < after for before, after in itertools.pairwise(waits) if before and after
-    )
+    assert all(before < after for before, after in itertools.pairwise(waits) if before and after)
 
 
 @given(st.integers(1, 10_000), SPREAD, st.none() | st.floats(0, 1e9))

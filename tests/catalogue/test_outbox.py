@@ -331,6 +331,20 @@ def test_a_removal_waits_for_events_that_reckon_with_it(
     assert conn.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
 
 
+def test_what_is_delivered_waits_for_no_removal(
+    conn: Connection, catalogue_url: str, add: Add, step: int
+) -> None:
+    """Else the two could wait for each other: a removal waits for messages."""
+    number = subscribe(conn, events=["transfer:NEW"])
+    subscribe(conn, "other", events=["publication:DONE"])
+    add(record(0))
+    (one,) = take(conn, number, step).messages
+    with connect(catalogue_url) as other, other.transaction(force_rollback=True):
+        other.execute("DELETE FROM subscription")
+        conn.execute("SET statement_timeout = '5 s'")
+        assert outbox.told(conn, [one.number], step_run=step) == 1
+
+
 @pytest.mark.parametrize(("column", "words"), [("kind", Kind), ("state", State)])
 def test_words_of_the_database_are_those_of_the_core(
     conn: Connection, column: str, words: type[StrEnum]

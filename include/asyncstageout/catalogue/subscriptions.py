@@ -105,7 +105,7 @@ def put_subscription(conn: Connection, wanted: AnySubscription, by: str) -> bool
     values = wanted.model_dump(mode="json") | {"by": by, "settings": Jsonb(wanted.settings.model_dump())}
     with changing(conn, by):
         found = conn.execute(
-            "SELECT kind FROM subscription WHERE name = %s FOR UPDATE", (wanted.name,)
+            "SELECT kind FROM subscription WHERE name = %s FOR NO KEY UPDATE", (wanted.name,)
         ).fetchone()
         if found and found[0] != wanted.kind:
             raise KindIsFixed(wanted.name, found[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
 
@@ -94,8 +95,7 @@ def dead(
         letters = dead_letters.dead_letters(conn, chosen, limit=limit)
         total = dead_letters.count_dead(conn, chosen)
     if as_json:
-        rows = [{name: getattr(one, name) for name in one.__slots__} for one in letters]
-        sys.stdout.write(json.dumps(rows, default=str) + "\n")
+        sys.stdout.write(json.dumps([asdict(one) for one in letters], default=str) + "\n")
         return
     table = Table(box=None, pad_edge=False)
     for title in ("number", "file", "behind it"):

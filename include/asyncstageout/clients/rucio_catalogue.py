@@ -4,8 +4,8 @@ Speaks through ``rucio-clients`` (the extra ``rucio``). What a real Rucio 41.5 a
 tests/contract/rucio. What must be known of it:
 
 * ``add_replicas`` passes over what it has already, *also if size or checksum differ*: so both are compared;
-* a bulk call is refused as a whole: an unknown RSE or scope would sink everybody's files, so there is a call
-  for each; a name that it does not like is found by halving (steps.deliver);
+* a bulk call is refused as a whole, so that one unknown scope or closed dataset sinks everybody's files: then
+  there is a call for each; a name that it does not like is found by halving (steps.deliver);
 * nothing can be attached to a closed dataset, not even again what is in it: then its content is looked at.
 """
 
@@ -198,11 +198,11 @@ class RucioCatalogue:
         files = [self._file(one) for one in messages if self._settings.logs or one.data.file_type != "log"]
         refused = {file.message_id: "its size is not known" for file in files if not file.size_bytes}
         files = [file for file in files if file.size_bytes]
-        for (rse, _), group in _grouped(files, lambda file: (file.rse, file.scope)):
-            self._unless_refused(refused, group, self._register, rse, group)
-        there = self._as_said(refused, [file for file in files if file.message_id not in refused])
-        for (scope, dataset), group in _grouped(there, lambda file: (file.scope, file.dataset)):
-            self._unless_refused(refused, group, self._attach, refused, scope, dataset, group)
+        for rse, group in _grouped(files, lambda file: file.rse):
+            self._register_all(refused, rse, group)
+        self._attach_all(
+            refused, self._as_said(refused, [file for file in files if file.message_id not in refused])
+        )
         return refused
 
     def _file(self, message: Message) -> _File:
@@ -220,6 +220,17 @@ class RucioCatalogue:
             data.adler32,
             data.destination_url,
         )
+
+    def _register_all(self, refused: dict[str, str], rse: str, group: Sequence[_File]) -> None:
+        try:
+            self._register(rse, group)
+        except _Refused as error:
+            by_scope = _grouped(group, lambda file: file.scope)
+            if len(by_scope) == 1:
+                refused |= {file.message_id: str(error) for file in group}
+                return
+            for _, files in by_scope:
+                self._register_all(refused, rse, files)
 
     def _register(self, rse: str, group: Sequence[_File]) -> None:
         if rse not in self._needs_pfn:
@@ -253,25 +264,43 @@ class RucioCatalogue:
                 )
         return same
 
-    def _attach(self, refused: dict[str, str], scope: str, dataset: str, group: Sequence[_File]) -> None:
-        if (scope, dataset) not in self._datasets:
-            self._call("add_datasets", self._client.add_datasets, [{"scope": scope, "name": dataset}])
-            self._datasets.add((scope, dataset))
-        attachment = {"scope": scope, "name": dataset, "dids": [file.did for file in group]}
+    def _attach_all(self, refused: dict[str, str], files: Sequence[_File]) -> None:
+        by_dataset = _grouped(files, lambda file: (file.scope, file.dataset))
+        if not by_dataset:
+            return
+        self._make([name for name, _ in by_dataset if name not in self._datasets])
         try:
-            self._call("attach_dids_to_dids", self._client.attach_dids_to_dids, [attachment], True)
-        except ContentRefused as error:
-            rows = self._call("list_content", lambda: list(self._client.list_content(scope, dataset)))
-            inside = {(row["scope"], row["name"]) for row in rows}
-            refused |= {one.message_id: error.detail for one in group if (scope, one.name) not in inside}
+            self._attach(by_dataset)
+        except (ContentRefused, _Refused):
+            for one in by_dataset:
+                self._attach_one(refused, *one)
 
-    def _unless_refused(
-        self, refused: dict[str, str], group: Sequence[_File], act: Callable[..., None], *arguments: Any
-    ) -> None:
+    def _make(self, names: Sequence[tuple[str, str]]) -> None:
+        """Make sure that these datasets are there."""
+        if not names:
+            return
+        wanted = [{"scope": scope, "name": name} for scope, name in names]
+        if self._call("add_datasets", self._client.add_datasets, wanted) is None and len(names) > 1:
+            # One of them is there, so none was made.
+            for one in wanted:
+                self._call("add_datasets", self._client.add_datasets, [one])
+        self._datasets.update(names)
+
+    def _attach(self, groups: Sequence[tuple[tuple[str, str], Sequence[_File]]]) -> None:
+        attachments = [
+            {"scope": scope, "name": dataset, "dids": [file.did for file in files]}
+            for (scope, dataset), files in groups
+        ]
+        self._call("attach_dids_to_dids", self._client.attach_dids_to_dids, attachments, True)
+
+    def _attach_one(self, refused: dict[str, str], name: tuple[str, str], files: Sequence[_File]) -> None:
         try:
-            act(*arguments)
-        except _Refused as error:
-            refused |= {file.message_id: str(error) for file in group}
+            self._attach([(name, files)])
+        except (ContentRefused, _Refused) as error:
+            rows = self._call("list_content", lambda: list(self._client.list_content(*name)))
+            inside = {(row["scope"], row["name"]) for row in rows}
+            said = error.detail if isinstance(error, ContentRefused) else str(error)
+            refused |= {one.message_id: said for one in files if (one.scope, one.name) not in inside}
 
     def _call(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         """Return what the client returns; None where its exception says that it is done already.

@@ -16,6 +16,7 @@ from rucio.common.exception import RucioException
 from asyncstageout.clients.receivers import ContentRefused, Failing, Faulty, NotLetIn
 from asyncstageout.clients.rucio_catalogue import VERDICTS, RucioCatalogue, verdict_on
 from asyncstageout.core.deliveries import File, Message
+from asyncstageout.core.rucio_names import dataset_of
 from asyncstageout.core.subscriptions import RucioSettings
 from clients.answering import AnsweringServer, Asked
 from contract.rucio.record import QUESTIONS, Question
@@ -144,6 +145,26 @@ def test_other_bytes_under_a_known_name_are_not_passed_over(
     assert "with 1001 bytes and adler32 00000001, not with 7 and 00000001" in refused["transfer-1"]
     assert catalogue.send([message(5, adler32=None)]) == {}
     assert catalogue.send([message(5)]) == {}, "it has no checksum there to compare"
+
+
+def test_many_users_are_one_call_unless_one_of_them_is_refused(
+    rucio: StandIn, catalogue: RucioCatalogue
+) -> None:
+    users = [f"user{number}" for number in range(6)]
+    rucio.scopes = {f"user.{user}" for user in users}
+    files = [message(number, username=user) for number, user in enumerate(users)]
+    assert catalogue.send(files) == {}
+    assert len(rucio.datasets) == 6
+    assert len(rucio.calls) == 5
+    newcomer = message(7, username=users[0], task="another")
+    rucio.datasets["user.user0", dataset_of(RucioSettings().dataset, "user0", "another")] = set()
+    assert catalogue.send([*files, newcomer, message(8, username="bob")]).keys() == {"transfer-8"}
+    rucio.closed = {next(iter(rucio.datasets))}
+    closed_for = next(iter(rucio.datasets))[0].removeprefix("user.")
+    more = [
+        message(10 + number, username=user, task=files[number].data.task) for number, user in enumerate(users)
+    ]
+    assert catalogue.send(more).keys() == {f"transfer-{10 + users.index(closed_for)}"}
 
 
 def test_a_group_has_a_scope_and_logs_are_left_out(rucio: StandIn, catalogue: RucioCatalogue) -> None:

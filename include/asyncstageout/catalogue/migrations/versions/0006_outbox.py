@@ -78,20 +78,22 @@ COMMENT ON COLUMN outbox.due_at IS
     'When it may be sent; while claimed_by (a step run) sends it: until when nobody else does.';
 """
 
-# The lock makes a removal wait for the events that still reckon with the subscription.
+# The lock makes a removal wait for events that still reckon with the subscription. Events of deliveries do
+# not take it: their statement holds messages for which the removal may wait.
 TRIGGER = """
 CREATE FUNCTION tell_subscribers_of_{kind}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF current_setting('stageout.moving', true) = 'on' OR NOT EXISTS (
-        SELECT FROM subscription WHERE state <> 'off'
-    ) THEN
+    IF current_setting('stageout.moving', true) = 'on'
+        OR NOT EXISTS (SELECT FROM subscription WHERE state <> 'off')
+        OR NOT EXISTS (SELECT FROM added e WHERE {condition})
+    THEN
         RETURN NULL;
     END IF;
     INSERT INTO outbox (subscription, transfer_id, event_kind, event_id, to_state, at, attempt, fts_job,
         block, reason)
     SELECT s.id, e.transfer_id, '{kind}', e.id, e.to_state, e.at, {columns}, e.reason
     FROM (SELECT * FROM subscription WHERE state <> 'off' FOR KEY SHARE) s
-        JOIN added e ON '{kind}:' || e.to_state = ANY(s.events){condition}
+        JOIN added e ON '{kind}:' || e.to_state = ANY(s.events) AND {condition}
     WHERE num_nonnulls(s.username, s.source, s.destination, s.origin) = 0 OR EXISTS (
         -- By its key in any case: a plan that was made for many events is used for one, too.
         SELECT FROM transfer t WHERE t.id = e.transfer_id
@@ -107,13 +109,13 @@ CREATE TRIGGER {table}_told AFTER INSERT ON {table} REFERENCING NEW TABLE AS add
 """
 TRIGGERS = (
     TRIGGER.format(
-        table="transfer_event", kind="transfer", columns="e.attempt, e.fts_job, NULL", condition=""
+        table="transfer_event", kind="transfer", columns="e.attempt, e.fts_job, NULL", condition="true"
     ),
     TRIGGER.format(
         table="file_event",
         kind="publication",
         columns="NULL, NULL, e.subject",
-        condition=" AND e.kind = 'publication'",
+        condition="e.kind = 'publication'",
     ),
 )
 

@@ -96,8 +96,9 @@ def test_dead_letters_are_seen_replayed_and_discarded(
 def test_the_numbers_are_told(conn: Connection, api: API, add: Add) -> None:
     subscribe(conn, events=["transfer:NEW"])
     add(record(0))
+    conn.execute("UPDATE outbox SET due_at = now() - interval '1 h'")
     text = api().get(f"{V1}/metrics").text
     assert 'stageout_outbox_messages{subscription="hook",state="pending"} 1' in text
     assert 'stageout_outbox_messages{subscription="hook",state="dead"} 0' in text
     assert 'stageout_subscription_well{subscription="hook"} 1' in text
-    assert 'stageout_outbox_wait_seconds{subscription="hook"} 0.' in text
+    assert 'stageout_outbox_wait_seconds{subscription="hook"} 36' in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -74,21 +75,25 @@ def test_each_subscriber_gets_the_events_that_it_wants(
     ]
 
 
-@pytest.mark.parametrize(
-    ("scope", "count"),
-    [
-        ({}, 4), ({"username": "alice"}, 2), ({"source": "T2_US_MIT"}, 1), ({"destination": "T2_CH_CERN"}, 4),
-        ({"username": "alice", "source": "T2_US_MIT"}, 0), ({"origin": "inbox"}, 1), ({"origin": "other"}, 0),
-    ],
-)  # fmt: skip
-def test_a_subscription_is_for_what_it_names(
-    conn: Connection, add: Add, step: int, scope: dict[str, str], count: int
-) -> None:
-    subscribe(conn, events=["transfer:NEW"], **scope)
+SCOPES: dict[str, tuple[dict[str, str], int]] = {
+    "all": ({}, 4),
+    "user": ({"username": "alice"}, 2),
+    "from": ({"source": "T2_US_MIT"}, 1),
+    "to": ({"destination": "T2_CH_CERN"}, 4),
+    "nothing": ({"username": "alice", "source": "T2_US_MIT"}, 0),
+    "brought": ({"origin": "inbox"}, 1),
+    "other": ({"origin": "other"}, 0),
+}
+
+
+def test_a_subscription_is_for_what_it_names(conn: Connection, add: Add, step: int) -> None:
+    for name, (scope, _) in SCOPES.items():
+        subscribe(conn, name, events=["transfer:NEW"], **scope)
     add(record(0), record(1), record(2, username="bob", source="T2_US_MIT"))
     good, _ = read_requests([record(3, username="carol")])
     add_transfers(conn, good, step, origin="inbox")
-    assert len(waiting(conn)) == count
+    counts = Counter(name for name, _, _ in waiting(conn))
+    assert {name: counts[name] for name in SCOPES} == {name: count for name, (_, count) in SCOPES.items()}
 
 
 def test_nothing_is_written_where_nobody_listens_or_rows_only_move(conn: Connection, add: Add) -> None:
@@ -265,22 +270,27 @@ def test_a_dead_letter_holds_the_later_ones_of_its_file_back(
     assert (backlog.pending, backlog.dead) == (4, 2)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "count"),
-    [
-        (Chosen(), 2), (Chosen(subscription="hook"), 2), (Chosen(subscription="other"), 0),
-        (Chosen(username="bob"), 1), (Chosen(problem="user.alice"), 1), (Chosen(problem="user%"), 0),
-        (Chosen(dead_before=datetime.now(UTC) - timedelta(hours=1)), 0), (Chosen(numbers=[]), 0),
-    ],
-)  # fmt: skip
-def test_what_is_chosen_is_replayed(
-    conn: Connection, dead: list[int], step: int, chosen: Chosen, count: int
-) -> None:
-    assert dead_letters.count_dead(conn, chosen) == count
-    assert dead_letters.replay(conn, chosen, comment="mended", step_run=step) == count
-    assert dead_letters.count_dead(conn, Chosen()) == 2 - count
-    assert [one.tries for one in take(conn, subscriptions(conn)[0].number, step).messages] == [0] * count
-    assert [(start, end) for start, end, _ in deliveries(conn)[2:]] == [("DEAD", "PENDING")] * count
+CHOSEN = (
+    (Chosen(), 2),
+    (Chosen(subscription="hook"), 2),
+    (Chosen(subscription="other"), 0),
+    (Chosen(username="bob"), 1),
+    (Chosen(problem="user.alice"), 1),
+    (Chosen(problem="user%"), 0),
+    (Chosen(dead_before=datetime.now(UTC) - timedelta(hours=1)), 0),
+    (Chosen(numbers=[]), 0),
+)
+
+
+def test_what_is_chosen_is_replayed(conn: Connection, dead: list[int], step: int) -> None:
+    for chosen, count in CHOSEN:
+        with conn.transaction(force_rollback=True):
+            assert dead_letters.count_dead(conn, chosen) == count, chosen
+            assert dead_letters.replay(conn, chosen, comment="mended", step_run=step) == count
+            assert dead_letters.count_dead(conn, Chosen()) == 2 - count
+            claimed = take(conn, subscriptions(conn)[0].number, step).messages
+            assert [one.tries for one in claimed] == [0] * count
+            assert [(start, end) for start, end, _ in deliveries(conn)[2:]] == [("DEAD", "PENDING")] * count
 
 
 def test_what_is_discarded_sets_the_later_ones_free(conn: Connection, dead: list[int], step: int) -> None:

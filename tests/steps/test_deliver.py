@@ -356,7 +356,7 @@ class Chaos:
         return {}
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), trouble=st.integers(0, 40))
 def test_at_least_once_and_in_order_whatever_happens(
     conn: Connection, *, catalogue_url: str, add: Add, submitted: Plan, step: int, seed: int, trouble: int
@@ -364,7 +364,7 @@ def test_at_least_once_and_in_order_whatever_happens(
     """Two deliverers beside each other, deaths, time that passes, dead letters that are replayed."""
     before = set(file_ids(conn))
     subscribe(conn, events=MOVES)
-    add(*(record(len(before) + number) for number in range(6)))
+    add(*(record(len(before) + number) for number in range(4)))
     for job in submitted():
         apply_moves(conn, [Move(number, job.sid, S.DONE) for number in job.transfer_ids], step)
     files = sorted(set(file_ids(conn)) - before)

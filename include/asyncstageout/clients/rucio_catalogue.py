@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 DID = dict[str, Any]
+DIDName = tuple[str, str]
+"""Scope and name."""
 
 CALL_TIMEOUT_S = 60
 REASON_CHARS = 300
@@ -70,10 +72,8 @@ class Verdict(NamedTuple):
 
 
 VERDICTS: Mapping[str, Verdict] = {
-    # It is there already, or somebody else made it at this moment.
+    # The dataset is there already, or somebody else made it at this moment.
     "DataIdentifierAlreadyExists": Verdict(None),
-    "DuplicateContent": Verdict(None),
-    "FileAlreadyExists": Verdict(None),
     # For a person at Rucio: an account, scope, RSE or right is missing.
     "ScopeNotFound": Verdict(ContentRefused, of_group=True),
     "RSENotFound": Verdict(ContentRefused, of_group=True),
@@ -96,9 +96,11 @@ VERDICTS: Mapping[str, Verdict] = {
     "ServerConnectionException": Verdict(Failing),
     "ServiceUnavailable": Verdict(Failing),
     "ResourceTemporaryUnavailable": Verdict(Failing),
-    # Two who register one file at a time: it is there when this is tried again.
+    # Two who register or attach one file at a time: none of this call was done, and all of it is next time.
     "Duplicate": Verdict(Faulty),
     "FileReplicaAlreadyExists": Verdict(Faulty),
+    "FileAlreadyExists": Verdict(Faulty),
+    "DuplicateContent": Verdict(Faulty),
     # DatabaseException and the nameless: a lock or a name twice, or itself.
     "RucioException": Verdict(Faulty),
 }
@@ -111,8 +113,8 @@ def verdict_on(error: Exception) -> Verdict:
     return next(known, Verdict(Failing))
 
 
-class _Refused(Exception):
-    """All files of one call are refused."""
+class _GroupRefused(ContentRefused):
+    """All files of one call are refused, for what they have in common."""
 
 
 class _File(NamedTuple):
@@ -128,8 +130,8 @@ class _File(NamedTuple):
     url: str | None
 
     @property
-    def did(self) -> DID:
-        return {"scope": self.scope, "name": self.name}
+    def did_name(self) -> DIDName:
+        return self.scope, self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,14 @@ def opened(settings: RucioSettings, access: RucioAccess) -> RucioCatalogue:
     except ImportError as error:
         said = "rucio-clients is not installed: pip install 'asyncstageout[rucio]'"
         raise NotLetIn(server, "its client", None, said) from error
-    with _judged(server, "login", errors):
-        client = client_module.Client(
-            rucio_host=access.url, auth_host=access.auth_url, account=access.account, ca_cert=access.ca,
-            auth_type=access.auth_type, creds=dict(access.creds), timeout=CALL_TIMEOUT_S, logger=logger,
-        )  # fmt: skip
+    try:
+        with _judged(server, "login", errors):
+            client = client_module.Client(
+                rucio_host=access.url, auth_host=access.auth_url, account=access.account, ca_cert=access.ca,
+                auth_type=access.auth_type, creds=dict(access.creds), timeout=CALL_TIMEOUT_S, logger=logger,
+            )  # fmt: skip
+    except ContentRefused as error:
+        raise NotLetIn(server, "login", None, error.detail) from error
     return RucioCatalogue(client, settings, errors=errors, server=server)
 
 
@@ -185,7 +190,7 @@ class RucioCatalogue:
         self._errors = errors
         self._server = server
         self._needs_pfn: dict[str, bool] = {}
-        self._datasets: set[tuple[str, str]] = set()
+        self._datasets: set[DIDName] = set()
         """Those that are known to be there."""
         self.batch = settings.batch
 
@@ -224,10 +229,10 @@ class RucioCatalogue:
     def _register_all(self, refused: dict[str, str], rse: str, group: Sequence[_File]) -> None:
         try:
             self._register(rse, group)
-        except _Refused as error:
+        except _GroupRefused as error:
             by_scope = _grouped(group, lambda file: file.scope)
             if len(by_scope) == 1:
-                refused |= {file.message_id: str(error) for file in group}
+                refused |= {file.message_id: error.detail for file in group}
                 return
             for _, files in by_scope:
                 self._register_all(refused, rse, files)
@@ -235,10 +240,12 @@ class RucioCatalogue:
     def _register(self, rse: str, group: Sequence[_File]) -> None:
         if rse not in self._needs_pfn:
             self._needs_pfn[rse] = not self._call("get_rse", self._client.get_rse, rse)["deterministic"]
-        self._call("add_replicas", self._client.add_replicas, rse, [self._replica(file) for file in group])
+        # Two messages may be about one name: which of them is right is found out when both are compared.
+        replicas = {file.did_name: self._replica(file) for file in group}
+        self._call("add_replicas", self._client.add_replicas, rse, list(replicas.values()))
 
     def _replica(self, file: _File) -> DID:
-        replica = file.did | {"bytes": file.size_bytes}
+        replica = _did(file.did_name) | {"bytes": file.size_bytes}
         if file.adler32:
             replica["adler32"] = file.adler32
         if self._needs_pfn[file.rse] and file.url:
@@ -249,12 +256,12 @@ class RucioCatalogue:
         """Return those files that Rucio knows with our size and checksum."""
         if not files:
             return []
-        dids = [one.did for one in files]
+        dids = [_did(one.did_name) for one in files]
         metadata = self._call("get_metadata_bulk", lambda: list(self._client.get_metadata_bulk(dids)))
         known = {(row["scope"], row["name"]): (row["bytes"], row["adler32"]) for row in metadata}
         same = []
         for file in files:
-            size_bytes, adler32 = known.get((file.scope, file.name), (None, None))
+            size_bytes, adler32 = known.get(file.did_name, (None, None))
             if size_bytes == file.size_bytes and (not file.adler32 or adler32 in (None, file.adler32)):
                 same.append(file)
             else:
@@ -266,47 +273,56 @@ class RucioCatalogue:
 
     def _attach_all(self, refused: dict[str, str], files: Sequence[_File]) -> None:
         by_dataset = _grouped(files, lambda file: (file.scope, file.dataset))
-        if not by_dataset:
-            return
-        self._make([name for name, _ in by_dataset if name not in self._datasets])
         try:
             self._attach(by_dataset)
-        except (ContentRefused, _Refused):
-            for one in by_dataset:
-                self._attach_one(refused, *one)
+        except ContentRefused:
+            for name, group in by_dataset:
+                self._attach_one(refused, name, group)
 
-    def _make(self, names: Sequence[tuple[str, str]]) -> None:
-        """Make sure that these datasets are there."""
-        if not names:
+    def _attach_one(self, refused: dict[str, str], name: DIDName, files: Sequence[_File]) -> None:
+        try:
+            self._attach([(name, files)])
+        except ContentRefused as error:
+            inside = self._content(name)
+            refused |= {one.message_id: error.detail for one in files if one.did_name not in inside}
+
+    def _attach(self, groups: Sequence[tuple[DIDName, Sequence[_File]]]) -> None:
+        if not groups:
             return
-        wanted = [{"scope": scope, "name": name} for scope, name in names]
-        if self._call("add_datasets", self._client.add_datasets, wanted) is None and len(names) > 1:
-            # One of them is there, so none was made.
-            for one in wanted:
-                self._call("add_datasets", self._client.add_datasets, [one])
-        self._datasets.update(names)
-
-    def _attach(self, groups: Sequence[tuple[tuple[str, str], Sequence[_File]]]) -> None:
+        self._make([name for name, _ in groups if name not in self._datasets])
         attachments = [
-            {"scope": scope, "name": dataset, "dids": [file.did for file in files]}
+            {
+                "scope": scope,
+                "name": dataset,
+                "dids": [_did(one) for one in dict.fromkeys(file.did_name for file in files)],
+            }
             for (scope, dataset), files in groups
         ]
         self._call("attach_dids_to_dids", self._client.attach_dids_to_dids, attachments, True)
 
-    def _attach_one(self, refused: dict[str, str], name: tuple[str, str], files: Sequence[_File]) -> None:
+    def _make(self, names: Sequence[DIDName]) -> None:
+        """Make sure that these datasets are there."""
+        if not names:
+            return
+        made = self._call("add_datasets", self._client.add_datasets, [_did(name) for name in names])
+        if made is None and len(names) > 1:
+            # One of them is there, so none was made.
+            for name in names:
+                self._call("add_datasets", self._client.add_datasets, [_did(name)])
+        self._datasets.update(names)
+
+    def _content(self, dataset: DIDName) -> set[DIDName]:
         try:
-            self._attach([(name, files)])
-        except (ContentRefused, _Refused) as error:
-            rows = self._call("list_content", lambda: list(self._client.list_content(*name)))
-            inside = {(row["scope"], row["name"]) for row in rows}
-            said = error.detail if isinstance(error, ContentRefused) else str(error)
-            refused |= {one.message_id: said for one in files if (one.scope, one.name) not in inside}
+            rows = self._call("list_content", lambda: list(self._client.list_content(*dataset)))
+        except ContentRefused:  # there is no such dataset
+            return set()
+        return {(row["scope"], row["name"]) for row in rows}
 
     def _call(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         """Return what the client returns; None where its exception says that it is done already.
 
         Raises:
-            _Refused, ReceiverError: by :data:`VERDICTS`.
+            ReceiverError: by :data:`VERDICTS`.
         """
         with _judged(self._server, what, self._errors):
             return call(*arguments)
@@ -319,13 +335,15 @@ def _judged(server: str, what: str, errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARS]
         kind, of_group = verdict_on(error)
-        if of_group:
-            raise _Refused(said) from error
         if kind is not None:
-            raise kind(server, what, None, said) from error
+            raise (_GroupRefused if of_group else kind)(server, what, None, said) from error
     except (requests.RequestException, OSError) as error:
         said = f"{type(error).__name__}: {error}"[:REASON_CHARS]
         raise Failing(server, what, None, said) from error
+
+
+def _did(name: DIDName) -> DID:
+    return {"scope": name[0], "name": name[1]}
 
 
 def _grouped(files: Iterable[_File], key: Callable[[_File], K]) -> list[tuple[K, list[_File]]]:

@@ -129,6 +129,8 @@ class StandIn:
         return Reply(200)
 
     def content(self, scope: str, name: str) -> Reply:
+        if (scope, name) not in self.datasets:
+            raise Wrong(404, "DataIdentifierNotFound", f"Data identifier '{scope}:{name}' not found")
         return _stream(self._row(did) for did in sorted(self.datasets[scope, name]))
 
     def _rse(self, rse: str) -> bool:

@@ -20,7 +20,7 @@ from asyncstageout.core.rucio_names import dataset_of
 from asyncstageout.core.subscriptions import RucioSettings
 from clients.answering import AnsweringServer, Asked
 from contract.rucio.record import QUESTIONS, Question
-from contract.rucio.server import StandIn, serving
+from contract.rucio.server import StandIn, Wrong, serving
 
 RECORDED = json.loads((Path(__file__).with_name("recordings.json")).read_text())
 READ = ("scope", "name", "bytes", "adler32", "deterministic", "rse")
@@ -195,6 +195,33 @@ def test_a_closed_dataset_takes_what_is_in_it_and_nothing_else(
     refused = catalogue.send([message(number, block=BLOCK) for number in (1, 2)])
     assert list(refused) == ["transfer-2"]
     assert "is closed" in refused["transfer-2"]
+
+
+def test_who_may_not_make_a_dataset_is_refused_alone(
+    rucio: StandIn, catalogue: RucioCatalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rucio.scopes.add("user.bob")
+    make = rucio.add_datasets
+
+    def make_no_dataset_of_bobs(body: list[dict[str, Any]]) -> Any:
+        if any(one["scope"] == "user.bob" for one in body):
+            raise Wrong(401, "AccessDenied", "no")
+        return make(body)
+
+    monkeypatch.setattr(rucio, "add_datasets", make_no_dataset_of_bobs)
+    refused = catalogue.send([message(1), message(2, username="bob")])
+    assert refused.keys() == {"transfer-2"}
+    assert "AccessDenied" in refused["transfer-2"]
+    assert rucio.datasets == {("user.alice", TASKS): names(range(1, 2))}
+
+
+def test_two_messages_about_one_name_are_one_replica(rucio: StandIn, catalogue: RucioCatalogue) -> None:
+    same = message(1).data.destination_lfn
+    again = message(2, destination_lfn=same, size_bytes=1001, adler32="00000001")
+    assert catalogue.send([message(1), again]) == {}
+    other = message(3, destination_lfn=same)
+    assert catalogue.send([message(1), other]).keys() == {"transfer-3"}
+    assert len(rucio.replicas) == 1
 
 
 def test_a_bad_name_refuses_the_call_so_that_it_is_found(rucio: StandIn, catalogue: RucioCatalogue) -> None:

@@ -33,6 +33,9 @@ POINTS = (
     "update.after_commit",
     "reconcile.before_repair",
     "reconcile.after_repair",
+    "deliver.before_send",
+    "deliver.after_send",
+    "deliver.after_record",
 )
 """Every point there is; a test holds the code to it."""
 

@@ -18,8 +18,9 @@ from chaos.proxy import Line
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 SEED = 20261122
-# Those of publication are struck in test_publishing: it needs no files on their way.
-STRUCK = [point for point in POINTS if point.split(".")[0] not in ("assemble", "publish", "migrate")]
+# What needs no files on their way is struck elsewhere: test_publishing, tests/steps/test_deliver.py.
+ELSEWHERE = frozenset({"assemble", "publish", "migrate", "deliver"})
+STRUCK = [point for point in POINTS if point.split(".")[0] not in ELSEWHERE]
 LOOKING = frozenset(point for point in POINTS if point.split(".")[0] in ("collect", "group", "reconcile"))
 
 

@@ -16,6 +16,7 @@ from psycopg import Connection
 from asyncstageout.provider import publication
 from asyncstageout.provider.crab_tasks import ENDED, end_crab_tasks, status_in
 from asyncstageout.sandbox.tls import client_certificate
+from asyncstageout.steps.deliver import DeliveryNeedsAPerson
 from asyncstageout.steps.publication_summary import PublicationNeedsPeople
 from asyncstageout.steps.publish import PublishingStopped
 from clients.answering import Asked, Reply, answering
@@ -35,7 +36,10 @@ def dag() -> DAG:
 
 def test_it_is_an_operators_manual(dag: DAG) -> None:
     assert dag.doc_md
-    for name in ("runbooks/publication.md", "docs/how-to/publication.md"):
+    for name in (
+        "runbooks/publication.md", "runbooks/dead-letters.md",
+        "docs/how-to/publication.md", "docs/how-to/subscriptions.md",
+    ):  # fmt: skip
         assert name in dag.doc_md
         assert (FILE.parents[1] / name).is_file()
     assert dag.max_active_runs == 2
@@ -49,11 +53,20 @@ def test_shards_are_labelled_and_the_verdict_comes_after_them(dag: DAG) -> None:
     assert dag.get_task("summarise").trigger_rule == "all_done_min_one_success"
 
 
+def test_subscribers_wait_for_no_publication_and_not_for_each_other(dag: DAG) -> None:
+    deliver = dag.get_task("deliver")
+    assert deliver.is_mapped
+    assert deliver.map_index_template == "{{ subscriber }}"
+    assert deliver.upstream_task_ids == {"list_subscribers"}
+    assert dag.get_task("list_subscribers").upstream_task_ids == set()
+
+
 def test_what_a_person_must_see_is_not_tried_again(dag: DAG) -> None:
     policy = dag.get_task("publish").retry_policy
     assert policy is not None
     assert {rule.exception for rule in policy.rules} == {
-        f"{error.__module__}.{error.__name__}" for error in (PublishingStopped, PublicationNeedsPeople)
+        f"{error.__module__}.{error.__name__}"
+        for error in (PublishingStopped, PublicationNeedsPeople, DeliveryNeedsAPerson)
     }
 
 

@@ -14,9 +14,9 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from psycopg import Connection
 
 from asyncstageout.catalogue.publication import crab_tasks_to_ask, end_tasks
+from asyncstageout.clients.crab import PATIENCE, CRABError, CRABJudge
 from asyncstageout.clients.http import Caller
-from asyncstageout.provider.sources.crab import CRABError, crab_rest
-from asyncstageout.steps.intake import SourceUnreadable
+from asyncstageout.provider.connections import ConnectionUnusable, crab_at
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,13 @@ def end_crab_tasks(conn: Connection) -> int:
     """
     try:
         instance = BaseHook.get_connection(CONN_ID).extra_dejson.get("instance") or "prod"
-        base, caller = crab_rest(CONN_ID, str(instance), for_whom="task ends")
+        base, session = crab_at(CONN_ID, str(instance))
     except AirflowNotFoundException:
         return 0
-    except (SourceUnreadable, OSError) as error:
+    except ConnectionUnusable as error:
         logger.warning("%s", error)
         return 0
+    caller = Caller(session, CRABJudge(), PATIENCE)
     ended: list[str] = []
     try:
         for task in crab_tasks_to_ask(conn, every_s=EVERY_S, at_most=TASKS_AT_ONCE):
@@ -48,7 +49,7 @@ def end_crab_tasks(conn: Connection) -> int:
     except CRABError as error:
         logger.warning("%s", error)
     finally:
-        caller.session.close()
+        session.close()
     if ended:
         end_tasks(conn, ended)
     return len(ended)

@@ -42,6 +42,9 @@ POINTS = (
     "publish.after_settle",
     "migrate.after_intent",
     "migrate.after_submit",
+    "deliver.before_send",
+    "deliver.after_send",
+    "deliver.after_record",
 )
 """Every point there is; a test holds the code to it."""
 

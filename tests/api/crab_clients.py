@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from hashlib import sha224
 from typing import Any
@@ -81,7 +82,7 @@ class PostJob:
         return {
             "id": self.id(number), "username": self.username, "taskname": self.task,
             "start_time": self.started, "destination": "T2_CH_CERN",
-            "destination_lfn": f"/store/user/{self.username}/mc/out_{number}.root", "source": "T2_IT_Bari",
+            "destination_lfn": self.destination_lfn(number), "source": "T2_IT_Bari",
             "source_lfn": self.lfn(number), "filesize": 1000 + number, "publish": 0, "transfer_state": "NEW",
             "publication_state": "NOT_REQUIRED", "job_id": f"0-{number}", "job_retry_count": self.retry,
             "type": "output",
@@ -124,6 +125,25 @@ class PostJob:
             taskname=self.task,
         )  # fmt: skip
         return {row["id"]: PUBLICATIONS[row["publication_state"]] for row in rows(answer)}
+
+    def upload_metadata(self, number: int, **changes: Any) -> dict[str, Any]:
+        """Do what ``upload_output_files_metadata`` does for one file: lists are repeated keys."""
+        said: dict[str, Any] = {
+            "taskname": self.task, "jobid": f"{number}", "outsize": 1000 + number,
+            "publishdataname": "test-94ba0e06145abd65ccb1d21786dc7e1d", "appver": "CMSSW_14_0_1",
+            "outtype": "EDM", "checksummd5": "asda", "checksumcksum": 2091402041,
+            "checksumadler32": f"{number + 1:x}", "acquisitionera": "null", "events": 100,
+            "outlocation": "T2_CH_CERN", "outlfn": self.destination_lfn(number),
+            "outtmplocation": "T2_IT_Bari", "outtmplfn": self.lfn(number),
+            "outdatasetname": f"/Mc/{self.username}-test-94ba0e06145abd65ccb1d21786dc7e1d/USER",
+            "directstageout": 0, "globalTag": "None", "outfileruns": ["1"],
+            "outfilelumis": [f"{number + 1}:100"], "inparentlfns": [],
+        } | changes  # fmt: skip
+        lists = ("outfileruns", "outfilelumis", "inparentlfns")
+        return self.rest.ok("PUT", "filemetadata", encoded(said, lists))
+
+    def destination_lfn(self, number: int) -> str:
+        return f"/store/user/{self.username}/mc/test/out_{number}.root"
 
     def set_publication_flag(self, *numbers: int) -> dict[str, Any]:
         """Say that the metadata are there (``setPublicationFlag``)."""
@@ -181,6 +201,14 @@ class Publisher:
                 limit=100000,
             )
         )  # fmt: skip
+
+    def metadata(self, task: str, *lfns: str, filetype: str = "EDM", **more: Any) -> list[dict[str, Any]]:
+        """Do what ``getInfoFromFMD`` does: of these files, or of all of the task."""
+        asked = {"taskname": task, "filetype": filetype, "lfn": list(lfns)} | more
+        if not lfns:
+            del asked["lfn"]
+        answer = self.rest.ok("GET", "filemetadata", encoded(asked, ("lfn",)))
+        return [json.loads(text) for text in answer["result"]]
 
     def mark(self, ids: list[str], state: str, reason: str = "") -> dict[str, Any]:
         return self.rest.post(

@@ -17,6 +17,7 @@ from asyncstageout.api.callers import who_asks
 from asyncstageout.core.callers import Caller, Role
 from asyncstageout.core.naming import request_id
 from fixtures.catalogue import Add, record
+from fixtures.publication import DATASET, body
 
 OTHER_SERVICE = Caller("cron", Role.SERVICE, frozenset({"bob"}))
 """Acts for bob alone."""
@@ -54,7 +55,13 @@ def for_operators(allowed: int = 200, **options: Any) -> Call:
 
 
 PAUSE = {"mode": "pause", "site": "T2_IT_Bari", "reason": "r"}
-METADATA = [{"source_lfn": HERS["source_lfn"], "task": TASK, "username": "alice", "body": {"a": 1}}]
+METADATA = [{"source_lfn": HERS["source_lfn"], "task": TASK, "username": "alice", "body": body(1)}]
+CRAB_METADATA = {
+    "taskname": TASK, "outtype": "EDM", "outdatasetname": DATASET, "acquisitionera": "null",
+    "appver": "CMSSW_14_0_1", "publishdataname": "test-0a1b", "outlocation": "T2_CH_CERN",
+    "outtmplocation": "T2_IT_Bari", "checksumadler32": "2", "checksummd5": "asda", "checksumcksum": 1,
+    "outlfn": HERS["destination_lfn"], "outsize": 1, "events": 1, "outfileruns": "1", "outfilelumis": "7",
+}  # fmt: skip
 CRAB_FILE = {"taskname": TASK, "username": "alice"}
 CRAB_NEW = CRAB_FILE | {
     "id": request_id("/store/temp/user/alice.abc/mc/out_2.root"), "source": "T2_IT_Bari",
@@ -80,6 +87,12 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", f"{V1}/tasks/{{task}}/retry"): Call(options={"json": {}}),
     ("PUT", f"{V1}/file-metadata"): Call(status=200, tells='"reason":null', options={"json": METADATA}),
     ("GET", f"{V1}/file-metadata"): Call(options={"params": {"task": TASK}}),
+    ("GET", f"{V1}/tasks/{{task}}/publication"): Call(tells='"username":"alice"'),
+    ("PUT", f"{V1}/tasks/{{task}}/publication"): Call(
+        tells='"dbs":"dbs_phys03"', options={"json": {"dbs": "dbs_phys03"}}
+    ),
+    ("GET", f"{V1}/tasks/{{task}}/blocks"): Call(tells='"blocks":[]'),
+    ("POST", f"{V1}/tasks/{{task}}/publication/retry"): Call(options={"json": {"dry_run": True}}),
     ("GET", f"{V1}/policies"): for_operators(),
     ("PUT", f"{V1}/policies"): for_operators(json={"settings": {"max_attempts": 4}}),
     ("DELETE", f"{V1}/policies"): for_operators(404),
@@ -106,6 +119,17 @@ CALLS: dict[tuple[str, str], Call] = {
     ),
     ("GET", f"{CRAB}/filetransfers"): Call(
         USERS, 403, options={"params": {"subresource": "acquiredTransfers", "asoworker": "w", "grouping": 0}}
+    ),
+    ("PUT", f"{CRAB}/filemetadata"): Call(status=400, options={"data": CRAB_METADATA, "headers": FORM}),
+    ("POST", f"{CRAB}/filemetadata"): Call(
+        status=200,
+        options={
+            "data": {"taskname": TASK, "outlfn": HERS["destination_lfn"], "filestate": "FINISHED"},
+            "headers": FORM,
+        },
+    ),
+    ("GET", f"{CRAB}/filemetadata"): Call(
+        status=200, options={"params": {"taskname": TASK, "filetype": "EDM"}}
     ),
     ("POST", f"{CRAB}/filetransfers"): Call(
         USERS, 403, options={"data": {"subresource": "acquireTransfers", "asoworker": "w"}, "headers": FORM}

@@ -14,10 +14,14 @@ from typer.testing import CliRunner
 from asyncstageout import cli
 from asyncstageout.catalogue.audit import INVARIANTS, audit
 from asyncstageout.catalogue.history import move_finished
+from asyncstageout.catalogue.publishing import record_published
 from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.blocks import PublicationSettings
 from asyncstageout.core.failures import classify
 from asyncstageout.core.states import TransferState
+from asyncstageout.steps.assemble import assemble
 from fixtures.catalogue import Add, Plan, record
+from fixtures.publication import AT_ONCE, describe, land, lfn
 from fixtures.receivers import subscribe
 
 S = TransferState
@@ -36,9 +40,23 @@ def lived(conn: Connection, add: Add, submitted: Plan, plan: Plan, step: int) ->
     submitted()
     add(record(10))
     plan()
+    _publish(conn, add, step)
     subscribe(conn, events=["transfer:NEW"])
     add(record(11))
     return conn
+
+
+def _publish(conn: Connection, add: Add, step: int) -> None:
+    """One file is published, one is in an open block, one failed for its metadata."""
+    add(*(record(number, publish=True, destination_lfn=lfn(number)) for number in (20, 21, 22)))
+    land(conn, step)
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    describe(conn, step, 20)
+    assemble(conn, lambda _: AT_ONCE, now=now, step_run=step)
+    record_published(conn, [block for (block,) in conn.execute("SELECT id FROM block")], step)
+    describe(conn, step, 21)
+    describe(conn, step, 22, outdataset="/no")
+    assemble(conn, lambda _: PublicationSettings(), now=now, step_run=step)
 
 
 def violations(conn: Connection, since: datetime | None = None) -> dict[str, int]:
@@ -48,7 +66,9 @@ def violations(conn: Connection, since: datetime | None = None) -> dict[str, int
 @pytest.mark.parametrize("since", [None, timedelta(hours=1), -timedelta(hours=1)])
 def test_what_the_steps_do_holds(lived: Connection, since: timedelta | None) -> None:
     states = lived.execute("SELECT DISTINCT state::text FROM transfer ORDER BY 1").fetchall()
-    assert [state for (state,) in states] == ["ACQUIRED", "FAILED", "NEW", "SUBMITTED"]
+    assert [state for (state,) in states] == ["ACQUIRED", "DONE", "FAILED", "NEW", "SUBMITTED"]
+    publications = lived.execute("SELECT DISTINCT publication::text FROM transfer ORDER BY 1").fetchall()
+    assert [state for (state,) in publications] == ["ACQUIRED", "DONE", "FAILED", "NOT_REQUIRED"]
     assert violations(lived, None if since is None else datetime.now(UTC) - since) == {}
 
 
@@ -109,6 +129,26 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
         "DROP INDEX transfer_one_writer;"
         "UPDATE transfer SET destination_lfn = (SELECT destination_lfn FROM transfer WHERE state = 'ACQUIRED')"
         " WHERE state = 'SUBMITTED'",
+    ),
+    "publication on record": (
+        "UPDATE transfer SET publication = 'NEW' WHERE publication = 'ACQUIRED'",
+        "UPDATE transfer SET publication = 'RETRY' WHERE state = 'NEW'",
+        "INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run)"
+        " SELECT id, 'publication', 'NEW', 'ACQUIRED', 1 FROM transfer WHERE publication = 'ACQUIRED'",
+        "INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run)"
+        " SELECT id, 'publication', 'DONE', 'ACQUIRED', 1 FROM transfer WHERE publication = 'DONE';"
+        "UPDATE transfer SET publication = 'ACQUIRED' WHERE publication = 'DONE'",
+    ),
+    "in a living block": (
+        "UPDATE block SET state = 'FAILED', closed_at = now(), settled_at = now() WHERE state = 'OPEN'",
+        "DELETE FROM block WHERE state = 'OPEN'",
+        "UPDATE block SET transfer_ids = '{}' WHERE state = 'OPEN'",
+        "UPDATE transfer SET block_id = NULL WHERE publication = 'ACQUIRED'",
+    ),
+    "blocks agree": ("UPDATE block SET transfer_ids = transfer_ids || 1::bigint WHERE state = 'OPEN'",),
+    "known to be in DBS": (
+        "ALTER TABLE file_event DISABLE TRIGGER file_event_append_only;"
+        "UPDATE file_event SET subject = NULL WHERE to_state = 'DONE'",
     ),
     "messages known": (
         "ALTER TABLE subscription_health DROP CONSTRAINT subscription_health_subscription_fkey;"

@@ -20,7 +20,7 @@ def of(request_id: str, task: str, username: str, body: dict[str, Any]) -> Metad
 
 
 def put(conn: Connection, *said: Metadata) -> list[tuple[str, str | None]]:
-    return [(kept.outcome, kept.reason) for kept in put_metadata(conn, said, by="alice")]
+    return [(kept.outcome, kept.reason) for kept in put_metadata(conn, said, by="alice", step_run=0)]
 
 
 def test_they_may_come_before_the_file(conn: Connection, add: Add) -> None:

@@ -22,6 +22,7 @@ PIPELINE = "steps/test_pipeline.py"
 SENSING = "steps/test_sensing.py"
 OVERWRITING = "steps/test_overwriting.py"
 SUBMISSION = "steps/test_submission.py"
+PUBLICATION = "steps/test_publication.py"
 MESSAGES = "clients/test_messages.py"
 FAULTS = "chaos/test_faults.py"
 HERE = "chaos/test_cases.py"
@@ -128,6 +129,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "A30 the same request twice: one row": (
         "catalogue/test_intake.py::test_the_same_request_again_changes_nothing",
     ),
+    "A31 publication fails: it is tried again without a transfer, and no file is published twice": (
+        f"{PUBLICATION}::test_no_answer_publishes_nothing_twice",
+        f"{PUBLICATION}::test_dbs_being_down_fails_nothing_and_is_asked_once",
+        f"{PUBLICATION}::test_a_file_that_is_there_already_is_published",
+        "chaos/test_publishing.py::test_a_publisher_is_killed_between_two_effects",
+    ),
     "A32 nothing leaks": (
         "steps/test_reconcile.py::test_a_leak_is_counted_until_it_is_mended",
         "catalogue/test_audit.py::test_what_must_not_be_is_found",
@@ -146,7 +153,6 @@ CASES: dict[str, tuple[str, ...]] = {
 ELSEWHERE: dict[str, str] = {
     "A28": "the states are there (test_transitions); nothing asks FTS to cancel for a user yet",
     "A29": "a file is known by its source LFN; a later job attempt that reuses it is answered `exists`",
-    "A31": "nothing is published yet; the end of a transfer does not hang on it",
     "A33": "nothing deletes sources yet",
 }
 """Why a case has no test."""

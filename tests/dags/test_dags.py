@@ -19,6 +19,7 @@ EXPECTED = {
     "stageout_sense": ["sense", "update_catalogue"],
     "stageout_reconcile": ["check", "repair", "verdict"],
     "stageout_intake": ["collect", "list_sources", "summarise"],
+    "stageout_publish": ["assemble", "deliver", "list_subscribers", "publish", "summarise"],
     "stageout_sites": ["load", "verdict"],
     "stageout_credentials": ["renew", "verdict"],
 }

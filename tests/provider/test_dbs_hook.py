@@ -112,11 +112,8 @@ def test_without_a_word_it_is_as_it_was(connect: Connect) -> None:
     empty = {field.name: "" for field in fields(PublicationSettings)}
     assert connect().settings == connect(empty).settings == PublicationSettings()
     settings = PublicationSettings()
-    assert (settings.block_files, settings.block_lumis, settings.block_payload_bytes) == (
-        100,
-        100_000,
-        5 * 10**7,
-    )
+    assert (settings.block_files, settings.block_lumis) == (100, 100_000)
+    assert settings.block_payload_bytes == 20_000_000
     assert (settings.close_after_s, settings.first_after_s, settings.oldest_s) == (18_800, 600, 259_200)
 
 

@@ -9,7 +9,17 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from asyncstageout.api import configuration, crab, health, metadata, metrics, outbox, tasks, transfers
+from asyncstageout.api import (
+    configuration,
+    crab,
+    health,
+    metadata,
+    metrics,
+    outbox,
+    publication,
+    tasks,
+    transfers,
+)
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import described, tell
@@ -20,6 +30,7 @@ TAGS = [
     {"name": "transfers", "description": "Files: hand them in, ask for them, kill and retry them."},
     {"name": "tasks", "description": "The tasks that files belong to."},
     {"name": "metadata", "description": "What publication wants to know of a file."},
+    {"name": "publication", "description": "Blocks of files on their way into DBS."},
     {
         "name": "configuration",
         "description": "For operators: policies, restrictions, servers, changes.",
@@ -93,7 +104,7 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for module in (transfers, tasks, metadata, configuration, outbox, health, metrics):
+    for module in (transfers, tasks, metadata, publication, configuration, outbox, health, metrics):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(crab.router)
     return app

@@ -16,6 +16,7 @@ from asyncstageout.api.scopes import no_task, visible_to
 from asyncstageout.catalogue.file_metadata import Kept, Metadata, metadata_of_task, put_metadata
 from asyncstageout.catalogue.questions import task_exists
 from asyncstageout.core.callers import Caller
+from asyncstageout.core.publication import facts_or_problem
 from asyncstageout.core.selections import TaskName
 from asyncstageout.steps.recording import Summary, files, recorded
 
@@ -37,21 +38,23 @@ def put_file_metadata(
 ) -> dict[str, Any]:
     """Keep what is said of files, each until it is published; what is said again replaces what was said.
 
-    It may come before the request for the file itself. Of two records for one file, the later one counts.
+    It may come before the request for the file itself. Of two records for one file, the later one counts. One
+    with which nothing can be published is kept too, and its `reason` says which field to mend.
     """
     results: list[Kept] = []
     good: list[tuple[int, Metadata]] = []
     for position, record in enumerate(records):
         username = record.username or caller.name
         try:
+            his, text = _his(caller, username), _text(record.body)
             good.append(
-                (position, Metadata(record.key, record.task, _his(caller, username), _text(record.body)))
+                (position, Metadata(record.key, record.task, his, text, facts_or_problem(record.body)))
             )
         except _Unfit as error:
             results.append(Kept(position, record.key, "refused", str(error)))
 
-    def step(_: int) -> Summary:
-        kept = put_metadata(conn, [said for _, said in good], by=caller.name)
+    def step(step_run: int) -> Summary:
+        kept = put_metadata(conn, [said for _, said in good], by=caller.name, step_run=step_run)
         results.extend(one._replace(position=good[one.position][0]) for one in kept)
         return Summary(f"Metadata of {files(len(good))}")
 

@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from asyncstageout.core.dbs import read_dataset
 from asyncstageout.core.naming import request_id
 from asyncstageout.core.requests import Lfn
 from asyncstageout.core.selections import RequestId, Selection, TaskName, UserName
-from asyncstageout.core.states import FileType, JobState, PublicationState, TransferState
+from asyncstageout.core.states import BlockState, FileType, JobState, PublicationState, TransferState
 
 Comment = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 
@@ -115,6 +116,20 @@ class Event(BaseModel):
     run_id: str | None = Field(description="Of the DAG.")
 
 
+class SideEvent(BaseModel):
+    """One thing that happened around a file, beside its moves."""
+
+    at: datetime
+    kind: Literal["publication", "cleaning", "delivery"]
+    from_state: str | None
+    to_state: str
+    subject: str | None = Field(description="Of a publication: the block.")
+    reason: str | None
+    actor: str = Field(description="Who did it: airflow, or an account.")
+    step: str = Field(description="What did it: a task of a DAG, or what somebody asked for.")
+    run_id: str | None = Field(description="Of the DAG.")
+
+
 class FTSJob(BaseModel):
     """One FTS job that a file was in."""
 
@@ -139,6 +154,7 @@ class TransferDetail(Transfer):
     waits_because: str | None = Field(description="Why no cycle takes it now; null: one does.")
     jobs: list[FTSJob] = Field(description="FTS jobs it was in, the oldest first.")
     events: list[Event] = Field(description="All that happened to it, the oldest first.")
+    side_events: list[SideEvent] = Field(description="All that happened around it, the oldest first.")
 
 
 # --- tasks ---
@@ -231,6 +247,101 @@ class ActAnswer(BaseModel):
     files: list[FileOutcome] = Field(description="Each file, if they were named by id.")
 
 
+# --- publication ---
+
+
+def _dataset(name: str) -> str:
+    return str(read_dataset(name)) if name else name
+
+
+class PublicationWish(BaseModel):
+    """How a task's files are to be published; what is missing stays as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_dataset: Annotated[str | None, AfterValidator(lambda name: name and _dataset(name))] = Field(
+        None,
+        description="What its jobs read; empty: nothing. DBS takes the kind and era of the data from it.",
+    )
+    dbs: str | None = Field(
+        None, pattern="^dbs_[a-z0-9_]{1,50}$", description="Connection of the DBS instance, for new blocks."
+    )
+    with_parents: bool | None = Field(
+        None, description="Whether files are published with their parents; input blocks are migrated first."
+    )
+    is_complete: bool | None = Field(
+        None, description="No more files will come: blocks are closed as they are."
+    )
+
+
+class PublicationFailure(BaseModel):
+    """Files of a task that are not published for the same reason."""
+
+    reason: str | None
+    files: int
+
+
+class BlocksWaiting(BaseModel):
+    """Blocks of a task that DBS has not taken for the same reason."""
+
+    reason: str
+    blocks: int
+
+
+class TaskPublication(BaseModel):
+    """How far the publication of a task is."""
+
+    task: str
+    username: str
+    dbs: str
+    input_dataset: str | None
+    with_parents: bool
+    complete_at: datetime | None = Field(description="Since when no more files come.")
+    files: dict[PublicationState, int] = Field(description="Files by state of publication.")
+    blocks: dict[BlockState, int] = Field(description="Blocks by state.")
+    waiting_files: int = Field(description="Arrived, and in no block: most often without metadata.")
+    failures: list[PublicationFailure] = Field(description="Of up to 1,000 files; the most frequent first.")
+    waiting: list[BlocksWaiting] = Field(description="The most frequent first.")
+
+
+class Block(BaseModel):
+    """Files that are published together."""
+
+    id: int
+    name: str
+    dataset: str
+    destination: str
+    dbs: str
+    state: BlockState
+    files: int
+    lumis: int
+    size_bytes: int
+    opened_at: datetime
+    closed_at: datetime | None
+    close_reason: str | None
+    due_at: datetime = Field(description="OPEN: when it is looked at; CLOSED: when DBS is told (again).")
+    tries: int = Field(description="Refusals that blame it.")
+    reason: str | None = Field(description="Why DBS has not taken it.")
+    settled_at: datetime | None
+    parents_unknown: int = Field(description="Parents that no DBS knows: they were left out.")
+    split_from: str | None = Field(description="Name of the block whose files these were.")
+
+
+class BlockPage(BaseModel):
+    """Blocks, the newest first."""
+
+    blocks: list[Block]
+    next_cursor: str | None = Field(description="Null: this is the last page.")
+
+
+class PublicationRetried(BaseModel):
+    """What became, or would become, of the files whose publication failed."""
+
+    sentence: str
+    dry_run: bool
+    files: int
+
+
 # --- metadata ---
 
 
@@ -245,7 +356,14 @@ class FileMetadata(BaseModel):
                     "source_lfn": "/store/temp/user/alice.0a1b/mc/out_1.root",
                     "task": "261122_alice_task",
                     "username": "alice",
-                    "body": {"outdatasetname": "/Mc/alice-v1/USER", "runlumi": {"1": {"12": "100"}}},
+                    "body": {
+                        "outdataset": "/Mc/alice-v1-0a1b2c3d/USER",
+                        "swversion": "CMSSW_14_0_1",
+                        "inevents": 100,
+                        "runlumi": {"1": {"12": "100"}},
+                        "adler32": "0a1b2c3d",
+                        "parents": [],
+                    },
                 }
             ]
         },
@@ -274,7 +392,9 @@ class MetadataResult(BaseModel):
     position: int
     request_id: str
     outcome: Literal["stored", "replaced", "unchanged", "refused"]
-    reason: str | None = None
+    reason: str | None = Field(
+        None, description="Why it was refused, or why nothing can be published with it."
+    )
 
 
 class MetadataAnswer(BaseModel):

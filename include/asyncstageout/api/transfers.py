@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from asyncstageout.api.scopes import refuse_selection, refuse_stranger, visible_
 from asyncstageout.api.streaming import LineAnswer, batches_of_lines
 from asyncstageout.api.submitting import read_list, submit
 from asyncstageout.catalogue.link_health import why_waiting
-from asyncstageout.catalogue.lookup import Event, file_events, find_file
+from asyncstageout.catalogue.lookup import Event, SideEvent, file_events, find_file, side_events
 from asyncstageout.catalogue.questions import TransferFilter, jobs_of, newest_transfers
 from asyncstageout.core.callers import Caller
 from asyncstageout.core.planning import Link
@@ -184,6 +185,7 @@ def show_transfer(
         "waits_because": held,
         "jobs": jobs_of(conn, file["id"]),
         "events": [_event(event) for event in file_events(conn, file["id"])],
+        "side_events": [_side_event(event) for event in side_events(conn, file["id"])],
     }
 
 
@@ -207,6 +209,11 @@ def _event(event: Event) -> dict[str, Any]:
         "step": f"{step}[{event.map_index}]" if event.map_index >= 0 else step,
         "run_id": event.run_id,
     }
+
+
+def _side_event(event: SideEvent) -> dict[str, Any]:
+    step = f"{event.dag_id}.{event.task_id}" if event.dag_id else event.task_id
+    return {**asdict(event), "step": step}
 
 
 @router.post("/transfers/kill", response_model=ActAnswer, summary="Kill files")

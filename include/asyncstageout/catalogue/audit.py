@@ -15,11 +15,20 @@ from typing import NamedTuple
 from psycopg import Connection, IsolationLevel
 
 from asyncstageout.catalogue.outbox import ID
-from asyncstageout.catalogue.repairs import LEAK_S, LEAKS
+from asyncstageout.catalogue.repairs import LEAK_S, LEAKS, UNBLOCKED
 from asyncstageout.catalogue.transitions import LEGAL_MOVES
-from asyncstageout.core.states import TransferState, is_legal
+from asyncstageout.core.crab import OWN_WORKER
+from asyncstageout.core.states import (
+    PUBLICATION_ARRIVALS,
+    PUBLICATION_TRANSITIONS,
+    TransferState,
+    is_legal,
+)
 
 ARRIVALS = sorted(state.value for state in TransferState if is_legal(None, state))
+PUBLICATION_MOVES = sorted(
+    f"{start}>{end}" for start, ends in PUBLICATION_TRANSITIONS.items() for end in ends
+)
 OPEN = "('ACQUIRED', 'SUBMITTED', 'KILL')"
 FINAL = "('DONE', 'FAILED', 'KILLED')"
 LIVING = "('PLANNED', 'SUBMITTED')"
@@ -39,10 +48,11 @@ class Invariant(NamedTuple):
 # Every file wherever it is, and every file's events in their order.
 _FILE = """
 file AS (
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, false AS archived FROM transfer
-    WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, publication, false AS archived
+    FROM transfer WHERE {id}
     UNION ALL
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, true FROM transfer_history WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, publication, true
+    FROM transfer_history WHERE {id}
 )
 """
 _LINE = """
@@ -221,6 +231,57 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "publication on record",
+        "a file's publication is an unbroken line of legal moves that ends in what its row says",
+        f"""
+        WITH {_FILE}, line AS (
+            SELECT e.*, lag(to_state) OVER events AS before, lead(id) OVER events IS NULL AS is_last
+            FROM file_event e WHERE kind = 'publication' AND {{transfer_id}}
+            WINDOW events AS (PARTITION BY transfer_id ORDER BY id)
+        )
+        SELECT f.id::text, CASE
+            WHEN l.id IS NULL THEN 'is ' || f.publication || ' without any event of its publication'
+            WHEN l.before <> l.from_state
+                THEN 'publication event ' || l.id || ' starts at ' || l.from_state || ' after ' || l.before
+            WHEN l.is_last AND l.to_state <> f.publication::text
+                THEN 'is ' || f.publication || ', its last event says ' || l.to_state
+            ELSE 'publication event ' || l.id || ' is no legal move: ' || l.from_state || '>' || l.to_state
+            END
+        FROM file f LEFT JOIN line l ON l.transfer_id = f.id
+        WHERE (l.id IS NULL AND f.publication::text <> ALL(%(publication_arrivals)s))
+            OR l.before <> l.from_state OR (l.is_last AND l.to_state <> f.publication::text)
+            OR NOT l.from_state || '>' || l.to_state = ANY(%(publication_moves)s)
+            OR (l.id IS NOT NULL AND l.before IS NULL AND l.from_state <> ALL(%(publication_arrivals)s))
+        """,
+    ),
+    Invariant(
+        "in a living block",
+        "every file that is being published is in the list of a block that is, or with a publisher outside",
+        f"SELECT id::text, why FROM ({UNBLOCKED}) stray",
+    ),
+    Invariant(
+        "blocks agree",
+        "a block that is under way lists exactly the files that are in it",
+        """
+        SELECT u.id::text, 'is listed by block ' || b.name || ', which is ' || b.state || ', and not in it'
+        FROM block b CROSS JOIN LATERAL unnest(b.transfer_ids) AS u(id) LEFT JOIN transfer t
+            ON t.id = u.id AND t.block_id = b.id AND t.publication = 'ACQUIRED' AND t.state = 'DONE'
+        WHERE b.state IN ('OPEN', 'CLOSED') AND t.id IS NULL
+        """,
+    ),
+    Invariant(
+        "known to be in DBS",
+        "of every file that we published it is on record in which block DBS has it",
+        f"""
+        WITH {_FILE}
+        SELECT f.id::text, 'is published, and nobody knows in which block' FROM file f
+            LEFT JOIN crab_record c ON c.transfer_id = f.id
+        WHERE f.publication = 'DONE' AND coalesce(c.publisher, %(own)s) = %(own)s AND NOT EXISTS (
+            SELECT FROM file_event e WHERE e.transfer_id = f.id AND e.kind = 'publication'
+                AND e.to_state = 'DONE' AND e.subject IS NOT NULL)
+        """,
+    ),
+    Invariant(
         "messages known",
         "every message of the outbox is of an event, for a subscription that there is, and there once",
         """
@@ -282,6 +343,7 @@ INVARIANTS = (
 _EVERYTHING = dict.fromkeys(("id", "transfer_id", "o_transfer_id", "u_id", "sid"), "true")
 _TOUCHED = (
     "(SELECT transfer_id FROM transfer_event WHERE at >= %(since)s"
+    " UNION SELECT transfer_id FROM file_event WHERE at >= %(since)s"
     " UNION SELECT id FROM transfer WHERE updated_at >= %(since)s)"
 )
 _SINCE = {
@@ -328,8 +390,11 @@ def _look(conn: Connection, invariant: Invariant, since: datetime | None) -> Res
     query = invariant.query.format(**(_SINCE if since else _EVERYTHING))
     rows = conn.execute(
         f"SELECT *, count(*) OVER () FROM ({query}) violation(id, what) ORDER BY id LIMIT {SAMPLES}",
-        {"since": since, "legal": LEGAL_MOVES, "arrivals": ARRIVALS, "leak_s": LEAK_S},
-    ).fetchall()
+        {
+            "since": since, "legal": LEGAL_MOVES, "arrivals": ARRIVALS, "leak_s": LEAK_S, "own": OWN_WORKER,
+            "publication_moves": PUBLICATION_MOVES, "publication_arrivals": list(PUBLICATION_ARRIVALS),
+        },
+    ).fetchall()  # fmt: skip
     return Result(
         invariant.name,
         invariant.proves,

@@ -16,6 +16,7 @@ from psycopg import Connection
 from psycopg.errors import UniqueViolation
 
 from asyncstageout.catalogue.bell import ring
+from asyncstageout.catalogue.blocks import leave_block
 from asyncstageout.catalogue.history import MOVING_LOCK, bring_back
 from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.restrictions import restrictions_in_force
@@ -23,6 +24,7 @@ from asyncstageout.catalogue.selected import Visible
 from asyncstageout.core.crab import (
     CLAIM_GRACE_S,
     MAX_RETRIES,
+    OWN_PUBLICATION_WORDS,
     OWN_WORKER,
     PUBLICATION_MOVES,
     REINJECTIONS,
@@ -130,10 +132,12 @@ VALUES (%(task)s, %(username)s, %(vo_group)s, %(vo_role)s) ON CONFLICT (name) DO
 _REGISTER = """
 WITH created AS (
     INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
-        destination_lfn, size_bytes, adler32, type, job_id, job_retry_count, publication, state, ended_at)
+        destination_lfn, size_bytes, adler32, type, job_id, job_retry_count, publication, state, ended_at,
+        due_at)
     SELECT %(request_id)s, k.id, k.username, %(identity)s, %(source)s, %(destination)s, %(source_lfn)s,
         %(destination_lfn)s, %(size_bytes)s, %(adler32)s, %(type)s::file_type, %(job_id)s,
-        %(job_retry_count)s, %(publication)s::publication_state, 'DONE', now()
+        %(job_retry_count)s, %(publication)s::publication_state, 'DONE', now(),
+        now() + make_interval(secs => %(grace_s)s)
     FROM task k WHERE k.name = %(task)s AND k.username = %(username)s
         AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = %(request_id)s)
     ON CONFLICT (request_id) DO NOTHING RETURNING id
@@ -154,7 +158,8 @@ WHERE t.request_id = %(request_id)s
 """
 
 _LOOK = """
-SELECT t.state::text, t.driver, t.size_bytes, t.job_retry_count, t.destination, t.activity, c.start_time
+SELECT t.state::text, t.driver, t.size_bytes, t.job_retry_count, t.destination, t.activity, c.start_time,
+    CASE WHEN t.publication = 'ACQUIRED' AND t.block_id IS NOT NULL THEN t.id END
 FROM transfer t JOIN task k ON k.id = t.task_id LEFT JOIN crab_record c ON c.transfer_id = t.id
 WHERE t.request_id = %(request_id)s AND t.username = %(username)s AND k.name = %(task)s FOR UPDATE OF t
 """
@@ -181,7 +186,7 @@ WITH seen AS (
         ended_at = CASE WHEN coalesce(s.path[cardinality(s.path)], s.state) = 'DONE' THEN now() END,
         due_at = now() + make_interval(secs => %(grace_s)s),
         attempt = CASE WHEN s.state IN ('DONE', 'FAILED', 'KILLED') THEN 0 ELSE s.attempt END,
-        driver = CASE WHEN s.path = '{{}}' THEN t.driver END,
+        driver = CASE WHEN s.path = '{{}}' THEN t.driver END, block_id = NULL,
         fts_job = CASE WHEN s.path = '{{}}' THEN t.fts_job END,
         fts_file_id = NULL, fts_finished_at = NULL, failure_category = NULL, failure_code = NULL,
         failure_scope = NULL, failure_errno = NULL, failure_reason = NULL
@@ -297,7 +302,8 @@ SELECT count(*) FROM changed
 
 _PUBLICATION_EVENTS = """
     INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run, reason)
-    SELECT id, 'publication', was::text, publication::text, %(step_run)s, reason FROM changed ORDER BY id
+    SELECT id, 'publication', was::text, publication::text, %(step_run)s, reason FROM changed
+    WHERE was <> publication ORDER BY id
 """
 
 _ACQUIRE_PUBLICATION = f"""
@@ -333,7 +339,11 @@ WITH told AS (
         AND (%(visible)s::text[] IS NULL OR t.username = ANY(%(visible)s))
     ORDER BY t.id FOR UPDATE OF t, c
 ), changed AS (
-    UPDATE transfer t SET publication = s.said FROM seen s WHERE t.id = s.id AND s.was <> s.said
+    -- NEW, said again with the flag, is the word for which our own publisher waits.
+    UPDATE transfer t SET publication = s.said,
+        block_id = CASE WHEN s.said = 'NEW' THEN NULL ELSE t.block_id END,
+        due_at = CASE WHEN s.said = 'NEW' AND t.state = 'DONE' THEN now() ELSE t.due_at END
+    FROM seen s WHERE t.id = s.id AND (s.was <> s.said OR s.said = 'NEW')
     RETURNING t.id, s.was, t.publication, s.reason
 ), event AS ({_PUBLICATION_EVENTS}), record AS (
     UPDATE crab_record c SET publisher = coalesce(c.publisher, %(worker)s),
@@ -419,7 +429,8 @@ def _add(conn: Connection, request: TransferRequest, said: Said, step_run: int) 
 
 def _register(conn: Connection, request: TransferRequest, said: Said, step_run: int) -> bool:
     values = _values(request) | {
-        "identity": str(request.identity), "publication": _publication(said), "step_run": step_run
+        "identity": str(request.identity), "publication": _publication(said), "step_run": step_run,
+        "grace_s": CLAIM_GRACE_S,
     }  # fmt: skip
     conn.execute(_ADD_TASK, values)
     return conn.execute(_REGISTER, values).fetchone() is not None
@@ -451,12 +462,14 @@ def send_again(conn: Connection, request: Reinjection, said: Said, *, step_run: 
         found = conn.execute(_LOOK, _values(request)).fetchone()
         if found is None:
             raise NoSuchFile(name)
-        state, driver, size_bytes, job_retry_count, destination, activity, start_time = found
+        state, driver, size_bytes, job_retry_count, destination, activity, start_time, in_block = found
         if start_time == said.start_time and job_retry_count == request.job_retry_count:
             return False
         path = REINJECTIONS.get((TransferState(state), said.state))
         if path is None or (state == TransferState.ACQUIRED and driver is None):
             raise Conflict(name, state, "its transfer has to end first; kill it, or wait")
+        if in_block is not None and not leave_block(conn, in_block):
+            raise Conflict(name, state, "it is on its way to DBS; wait until its publication has ended")
         if said.state is TransferState.NEW:
             _check_site(conn, request, destination, activity)
         is_stale = size_bytes == request.size_bytes and request.adler32 is None
@@ -547,6 +560,8 @@ def retry_transfers(conn: Connection, worker: str, cooled_s: float, visible: Vis
 
 def acquire_publication(conn: Connection, worker: str, visible: Visible, step_run: int) -> int:
     """Give a publisher the arrived files that are ready to be published; return how many."""
+    if worker == OWN_WORKER:
+        return 0
     return _count(
         conn, _ACQUIRE_PUBLICATION, _who(worker, visible, step_run) | {"at_most": PUBLICATIONS_AT_ONCE}
     )
@@ -567,6 +582,8 @@ def tell_publication(
         publish: whether the files may be published from now on; None: as before.
     """
     words = _last_of_each(words)
+    if worker == OWN_WORKER:
+        words = [word for word in words if word.state in OWN_PUBLICATION_WORDS]
     pairs = [(start, end) for end, starts in PUBLICATION_MOVES.items() for start in starts]
     ids = [word.request_id for word in words]
     with conn.transaction():

@@ -67,8 +67,8 @@ COLUMNS = {
 """Columns of ``filetransfersdb`` in their order (``Databases/FileTransfersDB/Oracle/Create.py``)."""
 
 OF_TASK = {"tm_user_role": "k.vo_role", "tm_user_group": "k.vo_group"}
-# Of CRAB's tasks; this service has no use for them.
-OF_PUBLICATION = {"tm_input_dataset": "NULL", "tm_cache_url": "NULL", "tm_dbs_url": "NULL"}
+# URLs of CRAB's own services; this one has no use for them.
+OF_PUBLICATION = {"tm_input_dataset": "k.input_dataset", "tm_cache_url": "NULL", "tm_dbs_url": "NULL"}
 
 TRANSFER_STATUS = ("tm_id", "tm_jobid", "tm_transfer_state", "tm_start_time", "tm_last_update", "tm_fts_id",
     "tm_fts_instance")  # fmt: skip

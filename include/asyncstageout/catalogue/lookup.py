@@ -50,6 +50,24 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class SideEvent:
+    """One thing that happened around a file, beside its moves."""
+
+    at: datetime
+    kind: str
+    """``publication``, ``cleaning`` or ``delivery``."""
+    from_state: str | None
+    to_state: str
+    subject: str | None
+    """publication: the block; cleaning: the storage; delivery: the subscription."""
+    reason: str | None
+    actor: str
+    dag_id: str | None
+    run_id: str | None
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delays:
     """Quantiles in seconds over the files of a scope; None where no file counts yet."""
 
@@ -160,6 +178,19 @@ def file_events(conn: Connection, transfer_id: int) -> list[Event]:
         (transfer_id,),
     )
     return [Event(*row) for row in rows]
+
+
+def side_events(conn: Connection, transfer_id: int) -> list[SideEvent]:
+    """Return what happened around a file, oldest first."""
+    rows = conn.execute(
+        """
+        SELECT e.at, e.kind, e.from_state, e.to_state, e.subject, e.reason,
+            s.actor, s.dag_id, s.run_id, s.task_id
+        FROM file_event e JOIN step_run s ON s.id = e.step_run WHERE e.transfer_id = %s ORDER BY e.id
+        """,
+        (transfer_id,),
+    )
+    return [SideEvent(*row) for row in rows]
 
 
 def delays(conn: Connection, task_like: str = "%") -> Delays:

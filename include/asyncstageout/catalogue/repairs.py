@@ -12,6 +12,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.core.crab import OWN_WORKER
 from asyncstageout.core.failures import Category, own_failure
 from asyncstageout.core.states import TransferState
 
@@ -139,6 +140,34 @@ FROM wrong w
 WHERE j.sid = w.sid AND j.open_files = w.seen AND j.state IN ('PLANNED', 'SUBMITTED')
 """
 
+UNBLOCKED = """
+SELECT t.id, t.block_id, CASE
+        WHEN t.block_id IS NULL THEN 'it was being published in no block'
+        WHEN b.id IS NULL THEN 'there is no record of its block'
+        WHEN b.state NOT IN ('OPEN', 'CLOSED') THEN 'its block is ' || b.state
+        ELSE 'its block does not list it' END AS why
+FROM transfer t LEFT JOIN block b ON b.id = t.block_id LEFT JOIN crab_record c ON c.transfer_id = t.id
+WHERE t.state = 'DONE' AND t.publication = 'ACQUIRED' AND CASE
+    WHEN t.block_id IS NULL THEN coalesce(c.publisher, %(own)s) = %(own)s
+    ELSE b.id IS NULL OR b.state NOT IN ('OPEN', 'CLOSED') OR NOT t.id = ANY(b.transfer_ids) END
+"""
+"""Files that are being published in no block that is alive, and by no publisher outside."""
+
+# What DBS has of them already is found there, and counts.
+_UNBLOCK = f"""
+WITH stray AS (
+    SELECT * FROM ({UNBLOCKED}) stray ORDER BY id LIMIT %(at_most)s
+), changed AS (
+    UPDATE transfer t SET publication = 'NEW', block_id = NULL, due_at = now() FROM stray s
+    WHERE t.id = s.id AND t.publication = 'ACQUIRED' AND t.block_id IS NOT DISTINCT FROM s.block_id
+    RETURNING t.id, s.why
+), event AS (
+    INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run, reason)
+    SELECT id, 'publication', 'ACQUIRED', 'NEW', %(step_run)s, 'reconciled: ' || why FROM changed ORDER BY id
+)
+SELECT count(*) FROM changed
+"""
+
 _CLOSE_STEPS = """
 UPDATE step_run SET ended_at = clock_timestamp(), outcome = 'failed', sentence = 'never reported back'
 WHERE ended_at IS NULL AND started_at < now() - make_interval(secs =>
@@ -247,6 +276,11 @@ def catch_up(conn: Connection, step_run: int, at_most: int = 10_000) -> int:
 def recount(conn: Connection) -> int:
     """Correct the counts of open files, and end jobs without any; return how many jobs were wrong."""
     return conn.execute(_RECOUNT).rowcount
+
+
+def publish_anew(conn: Connection, step_run: int, at_most: int = 10_000) -> int:
+    """Have files published anew that are in no living block; return how many."""
+    return _count(conn, _UNBLOCK, {"own": OWN_WORKER, "step_run": step_run, "at_most": at_most})
 
 
 def close_unreported_steps(conn: Connection) -> int:

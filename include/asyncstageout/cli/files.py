@@ -17,7 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncstageout.catalogue.link_health import why_waiting
-from asyncstageout.catalogue.lookup import Event, FileFilter, file_events, find_file, list_files
+from asyncstageout.catalogue.lookup import (
+    Event,
+    FileFilter,
+    SideEvent,
+    file_events,
+    find_file,
+    list_files,
+    side_events,
+)
 from asyncstageout.cli import app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL, open_catalogue
 from asyncstageout.core.planning import Link
@@ -77,6 +85,7 @@ def show(
     with open_catalogue(catalogue_url) as conn:
         file = find_file(conn, wanted)
         events = file_events(conn, file["id"]) if file else []
+        beside = side_events(conn, file["id"]) if file else []
         now = datetime.now(UTC)
         held = _held(conn, file, now) if file else None
     if file is None:
@@ -84,11 +93,15 @@ def show(
         raise typer.Exit(1)
     prospect = what_next(file, now, held)
     if as_json:
-        _write_json({**file, "next": prospect, "events": [asdict(event) for event in events]})
+        facts = {"next": prospect, "events": list(map(asdict, events))}
+        _write_json({**file, **facts, "side_events": list(map(asdict, beside))})
         return
     _print_facts(file)
     console.print(f"\n[bold]Next[/bold]  {escape(prospect)}\n")
     console.print(_history(events))
+    if beside:
+        console.print("\n[bold]Around it[/bold]")
+        console.print(_beside(beside))
 
 
 def _held(conn: Connection, file: Mapping[str, Any], now: datetime) -> str | None:
@@ -160,6 +173,19 @@ def _history(events: list[Event]) -> Table:
             day = event.at.date()
             table.add_row(Text(f"{day:%d %b}", style="dim"), "", "")
         table.add_row(f"{event.at:%H:%M:%S}", _styled(event.to_state), _account(event))
+    return table
+
+
+def _beside(events: list[SideEvent]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("UTC", "what", "state"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("of what, and why", overflow="fold")
+    for event in events:
+        lines = [line for line in (event.subject, event.reason) if line]
+        if event.dag_id is None:
+            lines.append(f"by {event.actor}")
+        table.add_row(f"{event.at:%d %b %H:%M:%S}", event.kind, event.to_state, Text("\n".join(lines)))
     return table
 
 

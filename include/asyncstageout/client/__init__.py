@@ -21,7 +21,17 @@ from asyncstageout.client.errors import (
     Unreachable,
     Untrusted,
 )
-from asyncstageout.client.results import Acted, Event, File, FileOutcome, Submitted, Task
+from asyncstageout.client.results import (
+    Acted,
+    Block,
+    Event,
+    File,
+    FileOutcome,
+    Publication,
+    PublishedAgain,
+    Submitted,
+    Task,
+)
 from asyncstageout.client.stageout import BATCH, NotFinished, Stageout
 from asyncstageout.core.requests import TransferRequest
 
@@ -29,6 +39,7 @@ __all__ = [
     "BATCH",
     "Acted",
     "BadAnswer",
+    "Block",
     "Busy",
     "Defect",
     "Event",
@@ -38,6 +49,8 @@ __all__ = [
     "NotAuthenticated",
     "NotFinished",
     "NotFound",
+    "Publication",
+    "PublishedAgain",
     "Refused",
     "Stageout",
     "StageoutError",

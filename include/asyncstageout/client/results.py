@@ -132,6 +132,71 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Publication:
+    """How far the publication of a task is in DBS."""
+
+    task: str
+    username: str
+    dbs: str
+    with_parents: bool
+    files: dict[str, int]
+    """State of publication -> number of files."""
+    blocks: dict[str, int]
+    """State -> number of blocks."""
+    input_dataset: str | None = None
+    complete_at: datetime | None = None
+    """Since when no more files come."""
+    waiting_files: int = 0
+    """Arrived, and in no block: most often without metadata."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    """``reason`` and ``files``, the most frequent first."""
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    """``reason`` and ``blocks``: why DBS has not taken them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Files that are published together."""
+
+    id: int
+    name: str
+    dataset: str
+    destination: str
+    dbs: str
+    state: str
+    files: int
+    lumis: int
+    size_bytes: int
+    opened_at: datetime
+    due_at: datetime
+    tries: int = 0
+    closed_at: datetime | None = None
+    close_reason: str | None = None
+    reason: str | None = None
+    """Why DBS has not taken it."""
+    settled_at: datetime | None = None
+    parents_unknown: int = 0
+    split_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPage:
+    """Blocks, and where the next page begins."""
+
+    blocks: list[Block]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedAgain:
+    """How many files whose publication failed go to DBS again, or would."""
+
+    sentence: str
+    files: int
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MetadataAnswer:
     """What became of each record of metadata."""
 
@@ -139,7 +204,8 @@ class MetadataAnswer:
 
 
 _READERS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Submitted, File, Page, Task, Acted, MetadataAnswer)
+    kind: TypeAdapter(kind)
+    for kind in (Submitted, File, Page, Task, Acted, MetadataAnswer, Publication, BlockPage, PublishedAgain)
 }
 
 

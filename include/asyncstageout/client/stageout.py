@@ -15,7 +15,20 @@ import requests
 from pydantic import ValidationError
 
 from asyncstageout.client.errors import ProblemJudge, bad_answer
-from asyncstageout.client.results import Acted, File, MetadataAnswer, Page, Submitted, T, Task, read
+from asyncstageout.client.results import (
+    Acted,
+    Block,
+    BlockPage,
+    File,
+    MetadataAnswer,
+    Page,
+    Publication,
+    PublishedAgain,
+    Submitted,
+    T,
+    Task,
+    read,
+)
 from asyncstageout.clients.http import Access, Caller, Patience, new_session
 from asyncstageout.core.requests import TransferRequest
 
@@ -222,6 +235,71 @@ class Stageout:
         while batch := list(islice(remaining, METADATA_BATCH)):
             answer = self._ask("PUT", "/file-metadata", json=batch)
             yield from self._read(MetadataAnswer, answer.content, answer).results
+
+    def publication(self, task: str) -> Publication:
+        """Return how far the publication of a task is, and why not farther.
+
+        Raises:
+            NotFound: there is no such task that you may see.
+        """
+        return self._get(Publication, f"/tasks/{quote(task, safe='')}/publication")
+
+    def set_publication(
+        self,
+        task: str,
+        *,
+        input_dataset: str | None = None,
+        dbs: str | None = None,
+        with_parents: bool | None = None,
+        is_complete: bool | None = None,
+    ) -> Publication:
+        """Say how a task's files are published; what is None stays.
+
+        Args:
+            input_dataset: what its jobs read; empty: nothing.
+            dbs: the service's connection of the DBS instance, for new blocks.
+            is_complete: no more files will come, so that blocks need not wait for them.
+
+        Raises:
+            NotFound: there is no such task that you may see: it is there from its first file on.
+            Refused: a name is not as it must be.
+        """
+        wish = {
+            "input_dataset": input_dataset, "dbs": dbs, "with_parents": with_parents,
+            "is_complete": is_complete,
+        }  # fmt: skip
+        said = {name: value for name, value in wish.items() if value is not None}
+        answer = self._ask("PUT", f"/tasks/{quote(task, safe='')}/publication", json=said)
+        return self._read(Publication, answer.content, answer)
+
+    def blocks(self, task: str) -> Iterator[Block]:
+        """Yield the blocks into which a task's files went, the newest first.
+
+        Raises:
+            NotFound: there is no such task that you may see.
+        """
+        cursor: str | None = None
+        while True:
+            page = self._get(
+                BlockPage, f"/tasks/{quote(task, safe='')}/blocks", params={"limit": 200, "cursor": cursor}
+            )
+            yield from page.blocks
+            if not (cursor := page.next_cursor):
+                return
+
+    def retry_publication(self, task: str, *, comment: str = "", dry_run: bool = False) -> PublishedAgain:
+        """Publish the files of a task again that arrived and whose publication was given up.
+
+        Args:
+            comment: why; for the history of each file.
+            dry_run: change nothing, say what would happen.
+
+        Raises:
+            NotFound: there is no such task that you may see.
+        """
+        wish = {"comment": comment, "dry_run": dry_run}
+        answer = self._ask("POST", f"/tasks/{quote(task, safe='')}/publication/retry", json=wish)
+        return self._read(PublishedAgain, answer.content, answer)
 
     def watch(self, task: str, *, poll_s: float = 10.0) -> Iterator[Task]:
         """Yield where a task's files are, now and again, until all have ended.

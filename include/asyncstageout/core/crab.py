@@ -87,6 +87,9 @@ PUBLICATION_MOVES: Mapping[PublicationState, frozenset[PublicationState]] = {
 }
 """What a publisher says -> from where. What is published stays published, until the file comes anew."""
 
+OWN_PUBLICATION_WORDS = frozenset({P.NEW, P.NOT_REQUIRED})
+"""What may be said in our name of a file's publication; the rest is for our own publisher to say."""
+
 REINJECTIONS: Mapping[tuple[TransferState, TransferState], tuple[TransferState, ...]] = {
     # Not under way: the request itself is changed.
     (S.NEW, S.NEW): (),
@@ -144,6 +147,48 @@ PARAMETERS = {
     "vo_role": "vorole",
 }
 """Fields of a request whose parameter has another name at CRAB."""
+
+METADATA_NAMES = {
+    "taskname": "taskname",
+    "outtype": "filetype",
+    "jobid": "jobid",
+    "outdatasetname": "outdataset",
+    "acquisitionera": "acquisitionera",
+    "appver": "swversion",
+    "events": "inevents",
+    "globalTag": "globaltag",
+    "publishdataname": "publishname",
+    "outlocation": "location",
+    "outtmplocation": "tmplocation",
+    "checksumadler32": "adler32",
+    "checksumcksum": "cksum",
+    "checksummd5": "md5",
+    "outlfn": "lfn",
+    "outsize": "filesize",
+    "inparentlfns": "parents",
+    "filestate": "state",
+    "outtmplfn": "tmplfn",
+}
+"""Parameter of a PUT of ``filemetadata`` -> name in the rows that a GET gives (``DataFileMetadata.py``)."""
+
+
+def run_lumis(runs: Sequence[str], lumis: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return runs with their lumi sections and the events of each, of PUT's two lists of one length.
+
+    >>> run_lumis(["1", "2"], ["12:100,13:100", "7"])
+    {'1': {'12': '100', '13': '100'}, '2': {'7': 'None'}}
+    """
+    found: dict[str, dict[str, str]] = {}
+    for run, text in zip(runs, lumis, strict=True):
+        sections = (item.partition(":") for item in text.split(","))
+        found.setdefault(run, {}).update({lumi: events or "None" for lumi, _, events in sections})
+    return found
+
+
+def metadata_id(task: str, lfn: str) -> str:
+    """Return under which id metadata are kept that belong to no file of ours."""
+    return request_id(f"{task}:{lfn}")
+
 
 _TOKEN = re.compile(
     r"""\s*(?:[uUbB]?(?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<bare>[^,'"\[\]]+?))\s*(?:,|\Z)""",

@@ -90,6 +90,15 @@ def can_be_published(lfn: str) -> bool:
     return area is not None and area.can_be_published
 
 
+def owner_of(lfn: str) -> str:
+    """Return whose area a file is in: a user, a group or a site; empty if it is in none.
+
+    >>> owner_of("/store/group/higgs/out_1.root"), owner_of("/store/data/out_1.root")
+    ('higgs', '')
+    """
+    return _find(lfn)[1]
+
+
 def final_lfn(temp_lfn: str, username: str) -> str:
     """Return where a temporary file belongs if nobody said otherwise, as ASO worked it out.
 

@@ -69,10 +69,44 @@ class PublicationState(StrEnum):
 
     NOT_REQUIRED = "NOT_REQUIRED"
     NEW = "NEW"
+    """To be published once it has arrived and its metadata are there."""
     ACQUIRED = "ACQUIRED"
+    """In a block of ours, or with a publisher outside."""
     DONE = "DONE"
     FAILED = "FAILED"
+    """Given up; only a person, or other metadata, move it on."""
     RETRY = "RETRY"
+    """A publisher outside waits with it; ours lets the block wait."""
+
+
+P = PublicationState
+PUBLICATION_ARRIVALS = frozenset({P.NOT_REQUIRED, P.NEW})
+PUBLICATION_TRANSITIONS: dict[PublicationState, frozenset[PublicationState]] = {
+    P.NOT_REQUIRED: frozenset({P.NEW}),
+    # DONE at once: a publisher outside says it of a file that he never acquired. FAILED: no usable metadata.
+    P.NEW: frozenset({P.ACQUIRED, P.DONE, P.FAILED, P.NOT_REQUIRED}),
+    # To itself: it goes on in another block. Back to NEW: its block is gone, or a job retry sends it again.
+    P.ACQUIRED: frozenset({P.ACQUIRED, P.DONE, P.FAILED, P.RETRY, P.NEW, P.NOT_REQUIRED}),
+    P.RETRY: frozenset({P.NEW, P.FAILED, P.NOT_REQUIRED}),
+    P.FAILED: frozenset({P.NEW, P.NOT_REQUIRED}),
+    # What is in DBS stays there; a later job retry brings the file anew.
+    P.DONE: frozenset({P.NEW, P.NOT_REQUIRED}),
+}
+
+
+class BlockState(StrEnum):
+    """Where a block of files is on its way to DBS."""
+
+    OPEN = "OPEN"
+    """Takes files."""
+    CLOSED = "CLOSED"
+    """Its list is final and written; DBS has not confirmed it. Telling DBS again is always safe."""
+    PUBLISHED = "PUBLISHED"
+    """DBS has it."""
+    FAILED = "FAILED"
+    """Given up, with all its files."""
+    SPLIT = "SPLIT"
+    """DBS never took it: its files went on in other blocks, were in DBS already, or failed."""
 
 
 class FileType(StrEnum):

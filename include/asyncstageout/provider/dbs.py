@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ from asyncstageout.clients.dbs import DBSClient, DBSReader
 from asyncstageout.clients.dbs_errors import DBSError
 from asyncstageout.clients.http import Access, Patience, new_session
 from asyncstageout.clients.tls import REVOCATIONS, Revocation
+from asyncstageout.core.blocks import PublicationSettings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -20,35 +20,6 @@ DBS_CONN_ID = "dbs_default"
 PORT = 8443
 WRITER = "/dbs/prod/phys03/DBSWriter"
 ONE_TRY = Patience(tries=1, connect_s=5, read_s=10, deadline_s=20)
-
-
-@dataclass(frozen=True, slots=True)
-class PublicationSettings:
-    """How blocks are made and closed; the defaults are CRAB's and AsyncStageOut's of old.
-
-    Attributes:
-        block_files: most files of a block.
-        block_lumis: most luminosity sections of a block (CRABServer issue 6670).
-        block_payload_bytes: most bytes of a block as it is sent; DBS's front has a limit (issue 8308).
-        close_after_s: a block that is not full is closed so long after the dataset's last one.
-        first_after_s: as that, for the first block of a dataset.
-        oldest_s: no file waits longer for its block to fill.
-        max_tries: refusals until the files of a block fail.
-        metadata_wait_s: how long a file waits for its metadata.
-    """
-
-    block_files: int = 100
-    block_lumis: int = 100_000
-    block_payload_bytes: int = 50_000_000
-    close_after_s: int = 18_800
-    first_after_s: int = 600
-    oldest_s: int = 259_200
-    max_tries: int = 3
-    metadata_wait_s: int = 259_200
-    processing_version: int = 1
-    acquisition_era: str = "CRAB"
-    physics_group: str = "CRAB3"
-    primary_dataset_type: str = "mc"
 
 
 _BOUNDS: Final = {

@@ -81,6 +81,7 @@ MENDED = (
     Kind("watched_jobs", "jobs closed too early are watched again"),
     Kind("late_files", "files caught up with their job"),
     Kind("recounted_jobs", "jobs had a wrong count of open files"),
+    Kind("unblocked_files", "files without a living block are published anew"),
     Kind("closed_steps", "steps that never reported back were closed"),
 )
 FOR_A_PERSON = (
@@ -273,6 +274,7 @@ def _mend(conn: Connection, seen: Sightings, step_run: int) -> dict[str, int]:
         ("watched_jobs", lambda: repairs.watch_again(conn)),
         ("late_files", lambda: repairs.catch_up(conn, step_run)),
         ("recounted_jobs", lambda: repairs.recount(conn)),
+        ("unblocked_files", lambda: repairs.publish_anew(conn, step_run)),
         ("closed_steps", lambda: repairs.close_unreported_steps(conn)),
     )
     counts = {

@@ -1,8 +1,8 @@
-"""The search for the files because of which FTS refused a job, and its end when it is no file's fault.
+"""The search for the files because of which a job or a block was refused, and its end if no file is at fault.
 
-FTS refuses a job as a whole. A file that it names is taken out at once. Otherwise the job is halved, and each
-half again: one bad file of n costs about 2 log2 n POSTs. But as long as FTS has taken no part of the job, it
-may be that it takes none, whatever the file: then only one part is halved further and the others are kept
+FTS refuses a job as a whole, DBS a block. A file that it names is taken out at once. Otherwise the job is
+halved, and each half again: one bad file of n costs about 2 log2 n POSTs. But as long as no part of it was
+taken, it may be that none is, whatever the file: then only one part is halved further and the others are kept
 aside. If that goes on down to single files, nobody is to blame but the job's parameters, and log2 n POSTs
 have shown it.
 """
@@ -10,8 +10,9 @@ have shown it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from asyncstageout.catalogue.jobs import JobToSubmit
 from asyncstageout.clients.errors import DestinationBusy, FTSError
@@ -19,43 +20,52 @@ from asyncstageout.core.fts import NotSubmittable, destination_hash
 
 Problem = FTSError | NotSubmittable
 
-_OF_ONE_FILE = re.compile(r"\S+://\S+|\d+")
+_OF_ONE_FILE = re.compile(r"\S+://\S+|/store/\S+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
 """What differs between two refusals for the same reason."""
 
 
-class Refusal(NamedTuple):
-    """A part of a job, and why FTS did not take it."""
+class HasFiles(Protocol):
+    @property
+    def files(self) -> Sequence[Any]: ...
 
-    job: JobToSubmit
-    problem: Problem
+
+J = TypeVar("J", bound=HasFiles)
+E = TypeVar("E", bound=Exception)
+
+
+class Refusal(NamedTuple, Generic[J, E]):
+    """A part of a job, or of a block, and why it was not taken."""
+
+    job: J
+    problem: E
 
     @property
     def words(self) -> str:
         return _OF_ONE_FILE.sub("…", str(self.problem))
 
 
-class Verdict(NamedTuple):
+class Verdict(NamedTuple, Generic[J, E]):
     """What follows for the refused parts of a job."""
 
-    halve: list[Refusal]
+    halve: list[Refusal[J, E]]
     """Parts to be submitted again, by halves."""
-    blamed: list[Refusal]
+    blamed: list[Refusal[J, E]]
     """Single files that are at fault."""
-    unexplained: list[Refusal]
-    """Parts that FTS refuses like all others: no file is at fault."""
+    unexplained: list[Refusal[J, E]]
+    """Parts that are refused like all others: no file is at fault."""
 
 
 @dataclass(eq=False, slots=True)
-class Search:
+class Search(Generic[J, E]):
     """What is known about one refused job and its parts."""
 
     accepted: bool = False
-    """FTS took a part of it, so its parameters are right."""
-    refused: list[Refusal] = field(default_factory=list)
+    """A part of it was taken, so its parameters are right."""
+    refused: list[Refusal[J, E]] = field(default_factory=list)
     """Parts on which nothing was decided yet."""
-    kept: list[Refusal] = field(default_factory=list)
+    kept: list[Refusal[J, E]] = field(default_factory=list)
 
-    def judge(self) -> Verdict:
+    def judge(self) -> Verdict[J, E]:
         """Decide on all that was refused since the last call."""
         refused, kept = self.refused, self.kept
         self.refused, self.kept = [], []
@@ -72,15 +82,19 @@ class Search:
         return Verdict([], [], everything)
 
 
-def _by_size(parts: list[Refusal]) -> tuple[list[Refusal], list[Refusal]]:
+def _by_size(parts: list[Refusal[J, E]]) -> tuple[list[Refusal[J, E]], list[Refusal[J, E]]]:
     return (
         [part for part in parts if len(part.job.files) > 1],
         [part for part in parts if len(part.job.files) == 1],
     )
 
 
-def culprit_of(refusal: Refusal) -> int | None:
-    """Return the one file (transfer id) that a refusal names, if it names one."""
+JobRefusal = Refusal[JobToSubmit, Problem]
+JobSearch = Search[JobToSubmit, Problem]
+
+
+def culprit_of(refusal: JobRefusal) -> int | None:
+    """Return the one file (transfer id) that a refusal of FTS names, if it names one."""
     problem = refusal.problem
     if isinstance(problem, NotSubmittable):
         return problem.transfer_id

@@ -45,7 +45,7 @@ from asyncstageout.core.states import TransferState
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.door import Door, FTSClients, Way
 from asyncstageout.steps.recording import Summary, files
-from asyncstageout.steps.refusals import Problem, Refusal, Search, culprit_of
+from asyncstageout.steps.refusals import JobRefusal, JobSearch, Problem, culprit_of
 from asyncstageout.steps.stops import Stops
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class _Submission:
         self._step_run = step_run
         self._new_sid = new_sid
         self._doors: dict[Way, Door] = {}
-        self._searches: dict[UUID, Search] = {}
+        self._searches: dict[UUID, JobSearch] = {}
         """By sid: the search that a job belongs to, of no length if FTS takes it at once."""
         self._parts: list[UUID] = []
         self._let_in: set[Way] = set()
@@ -189,7 +189,7 @@ class _Submission:
 
     def search_in(self, jobs: Sequence[JobToSubmit]) -> None:
         for job in jobs:
-            self._searches[job.sid] = Search()
+            self._searches[job.sid] = JobSearch()
 
     def settle(self, answers: Sequence[_Answer]) -> None:
         """Write down what FTS said, as far as it needs no other answer to be understood."""
@@ -198,7 +198,7 @@ class _Submission:
             job, problem = answer.job, answer.problem
             if problem is None:
                 continue
-            refusal = Refusal(job, problem)
+            refusal = JobRefusal(job, problem)
             if (culprit := culprit_of(refusal)) is not None:
                 self._take_out(refusal, culprit)
             elif isinstance(problem, ABOUT_A_FILE):
@@ -268,7 +268,7 @@ class _Submission:
                 self._let_in.add(way)
                 let_go(self._conn, way.server, [way.identity])
 
-    def _split(self, refusal: Refusal, first: Sequence[int] | None = None) -> tuple[UUID, UUID]:
+    def _split(self, refusal: JobRefusal, first: Sequence[int] | None = None) -> tuple[UUID, UUID]:
         """Split a job in halves, or into these files, which are not submitted again, and the rest."""
         old = refusal.job.sid
         self.unsettled.pop(old, None)
@@ -280,16 +280,16 @@ class _Submission:
             self._searches[part] = self._searches[old]
         return parts
 
-    def _take_out(self, refusal: Refusal, culprit: int) -> None:
+    def _take_out(self, refusal: JobRefusal, culprit: int) -> None:
         """Settle the one file that FTS named; the rest goes on."""
         job = refusal.job
         if len(job.files) > 1:
             sid, _ = self._split(refusal, [culprit])
             alone = tuple(file for file in job.files if file.transfer_id == culprit)
-            refusal = Refusal(replace(job, sid=sid, files=alone), refusal.problem)
+            refusal = JobRefusal(replace(job, sid=sid, files=alone), refusal.problem)
         self._settle_single(refusal)
 
-    def _settle_single(self, refusal: Refusal) -> None:
+    def _settle_single(self, refusal: JobRefusal) -> None:
         """Decide on a file that is at fault."""
         self.unsettled.pop(refusal.job.sid, None)
         if isinstance(refusal.problem, FOR_GOOD):
@@ -299,7 +299,7 @@ class _Submission:
         else:
             self._release(refusal, str(refusal.problem))
 
-    def _settle_unexplained(self, refusals: Sequence[Refusal]) -> None:
+    def _settle_unexplained(self, refusals: Sequence[JobRefusal]) -> None:
         """Let files wait that FTS refuses like all others, until somebody has mended the parameters."""
         alone = len(refusals) == 1
         for refusal in refusals:
@@ -310,14 +310,14 @@ class _Submission:
             else:
                 self._release(refusal, f"FTS refuses every job on this link: {refusal.problem}")
 
-    def _release(self, refusal: Refusal, reason: str) -> None:
+    def _release(self, refusal: JobRefusal, reason: str) -> None:
         self.unsettled.pop(refusal.job.sid, None)
         wait_s = WAITS_S.get(type(refusal.problem), UNEXPLAINED_WAIT_S)
         _, count = release(self._conn, [refusal.job.sid], reason, wait_s=wait_s, step_run=self._step_run)
         self.tally.released += count
 
 
-def _refuse(conn: Connection, refusal: Refusal, step_run: int) -> int:
+def _refuse(conn: Connection, refusal: JobRefusal, step_run: int) -> int:
     job, reason = refusal.job, str(refusal.problem)
     failure = own_failure(Category.REFUSED, reason)
     moves = [Move(file.transfer_id, job.sid, TransferState.FAILED, failure) for file in job.files]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from asyncstageout.api.crab import filetransfers, fileusertransfers
+from asyncstageout.api.crab import filemetadata, filetransfers, fileusertransfers
 
 PREFIX = "/crabserver/{instance}"
 """The instance is CRAB's (prod, preprod, dev): every one is this catalogue."""
@@ -12,3 +12,4 @@ PREFIX = "/crabserver/{instance}"
 router = APIRouter(prefix=PREFIX, tags=["crab"])
 router.include_router(fileusertransfers.router)
 router.include_router(filetransfers.router)
+router.include_router(filemetadata.router)

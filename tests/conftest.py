@@ -20,7 +20,7 @@ os.environ["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] = "False"
 from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.postgres import EmbeddedPostgres, create_database, drop_database
 
-pytest_plugins = ["fixtures.catalogue", "fixtures.cycles"]
+pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.cleaning"]
 
 _numbers = count(1)
 

@@ -172,9 +172,9 @@ def holds_cleaning(restriction: Restriction, site: str) -> bool:
     A ban stops what must stop, and in a downtime nobody answers. A pause or a drain does not hold cleaning:
     "disk full" and "is being emptied" are reasons for it.
     """
-    whole = restriction.username is None and restriction.activity is None and restriction.destination is None
     return (
-        whole
-        and (restriction.mode is Mode.BAN or restriction.is_downtime)
-        and site in (restriction.site, restriction.source)
+        (restriction.mode is Mode.BAN or restriction.is_downtime)
+        and restriction.site in (None, site)
+        and restriction.source in (None, site)
+        and (restriction.destination, restriction.username, restriction.activity) == (None, None, None)
     )

@@ -13,9 +13,10 @@ A site's description of its names may be wrong, or lead two LFNs to one place. S
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
+from asyncstageout.core.cleaning import Copy
 from asyncstageout.core.lfn_policy import AREAS, Area, below_temporary
 from asyncstageout.core.naming import BadName, check_lfn
 from asyncstageout.core.storages.model import Protocol, Storage, Unresolvable
@@ -144,6 +145,30 @@ class TemporaryNames:
         except Unresolvable:
             return None
         return url.removesuffix(_PROBE)
+
+
+class CopyNames:
+    """The names of temporary copies at many sites.
+
+    Args:
+        storages: by site; a site that is not here has no description.
+    """
+
+    def __init__(self, storages: Mapping[str, Storage], schemes: Collection[str]) -> None:
+        self._names = {site: TemporaryNames(storage, schemes) for site, storage in storages.items()}
+
+    def url(self, copy: Copy) -> str:
+        """Return where a copy is.
+
+        Raises:
+            NotTemporary: it must not be deleted, or cannot.
+        """
+        if copy.is_destination:
+            raise NotTemporary(copy.source, copy.source_lfn, "a file was moved there")
+        names = self._names.get(copy.source)
+        if names is None:
+            raise NotTemporary(copy.source, copy.source_lfn, "the site has no description (aso sites load)")
+        return names.url(copy.source_lfn, username=copy.username, destination=copy.destination)
 
 
 def _place(protocol: Protocol) -> int:

@@ -24,7 +24,7 @@ from asyncstageout.catalogue.storages import current_storages
 from asyncstageout.core.cleaning import Copy, Outcome, Trouble, holds_cleaning, next_look, pause
 from asyncstageout.core.identities import Identity
 from asyncstageout.core.policies import LinkPolicy, Policies
-from asyncstageout.core.temporary_names import NotTemporary, TemporaryNames
+from asyncstageout.core.temporary_names import CopyNames, NotTemporary
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.deleting import Batch, Deleters, NamedCopy, Pace, Storage, Worker, failed
 from asyncstageout.steps.recording import Summary, size
@@ -70,31 +70,23 @@ def delete(
         username: only this user's copies.
         limit: copies to claim at most.
     """
-    cleaning_now = _Cleaning(conn, deleters, step_run=step_run, username=username, limit=limit, clock=clock)
-    cleaning_now.open(sites)
-    cleaning_now.run(threads)
-    return cleaning_now.close()
+    work = _Cleaning(conn, deleters, sites, step_run=step_run, username=username, limit=limit, clock=clock)
+    work.open(sites)
+    work.run(threads)
+    return work.close()
 
 
 class _Site:
     """A site that is being cleaned."""
 
-    def __init__(self, name: str, policy: LinkPolicy, names: TemporaryNames | None) -> None:
-        self.name, self.names = name, names
+    def __init__(self, name: str, policy: LinkPolicy) -> None:
+        self.name = name
         self.storage = Storage(Pace(policy.deletes_per_s))
         self.round_copies = min(ROUND_COPIES, policy.deletes_per_s * ROUND_S)
         self.batches: deque[Batch] = deque()
         self.running = 0
         self.is_over = False
         """Nothing more is claimed here."""
-
-    def url(self, copy: Copy) -> str:
-        """Raises: NotTemporary."""
-        if copy.is_destination:
-            raise NotTemporary(self.name, copy.source_lfn, "another file was moved there")
-        if self.names is None:
-            raise NotTemporary(self.name, copy.source_lfn, "the site has no description (aso sites load)")
-        return self.names.url(copy.source_lfn, username=copy.username, destination=copy.destination)
 
 
 class _Cleaning:
@@ -104,16 +96,19 @@ class _Cleaning:
         self,
         conn: Connection,
         deleters: Deleters,
+        sites: Collection[str],
         *,
         step_run: int,
         username: str | None,
         limit: int,
         clock: Callable[[], datetime],
     ) -> None:
-        self._conn, self._deleters, self._step_run = conn, deleters, step_run
+        self._conn, self._step_run = conn, step_run
         self._username, self._left, self._clock = username, limit, clock
         self._worker = Worker(deleters, clock)
         self._policies = Policies(policy_rows(conn))
+        storages = {site: storage for site, (_, storage) in current_storages(conn, list(sites)).items()}
+        self._names = CopyNames(storages, deleters.schemes)
         self._ends_at_s = time.monotonic() + WORK_S
         self._sites: list[_Site] = []
         self._held: dict[str, str] = {}
@@ -125,7 +120,6 @@ class _Cleaning:
 
     def open(self, wanted: Collection[str]) -> None:
         """Take the sites that may be cleaned now, and at which nobody else is at work."""
-        storages = current_storages(self._conn, list(wanted))
         restrictions = restrictions_in_force(self._conn)
         for name in wanted:
             hold = next((one for one in restrictions if holds_cleaning(one, name)), None)
@@ -134,10 +128,7 @@ class _Cleaning:
             elif not self._keep(name):
                 self._held[name] = "another step is at work there"
             else:
-                names = None
-                if name in storages:
-                    names = TemporaryNames(storages[name][1], self._deleters.schemes)
-                self._sites.append(_Site(name, self._policies.of(name, ""), names))
+                self._sites.append(_Site(name, self._policies.of(name, "")))
 
     def run(self, threads: int) -> None:
         """Work until nothing more is due, or the limit or the time is over."""
@@ -204,7 +195,7 @@ class _Cleaning:
         claimed = cleaning.claim(self._conn, ready, step_run=self._step_run, lease_s=LEASE_S)
         reached("clean.after_claim")
         self._left -= len(claimed)
-        site.batches += self._batches(site, claimed)
+        site.batches += self._batches(claimed)
         # What is due and cannot be claimed is in somebody else's hands at this moment.
         site.is_over = not due or (bool(ready) and not claimed)
 
@@ -226,14 +217,14 @@ class _Cleaning:
     def _policy(self, copy: Copy) -> LinkPolicy:
         return self._policies.of(copy.source, copy.destination, copy.username, copy.activity)
 
-    def _batches(self, site: _Site, copies: Sequence[Copy]) -> Iterator[Batch]:
+    def _batches(self, copies: Sequence[Copy]) -> Iterator[Batch]:
         """Share copies out, those of an identity and a directory together; what has no name ends here."""
         by_identity: dict[str, list[NamedCopy]] = defaultdict(list)
         for copy in copies:
             owner = Identity.read(copy.identity)
             actor = owner if self._policy(copy).credential == "user" else owner.of_service()
             try:
-                by_identity[str(actor)].append(NamedCopy(copy, site.url(copy)))
+                by_identity[str(actor)].append(NamedCopy(copy, self._names.url(copy)))
             except NotTemporary as error:
                 self._words.append(failed(copy, Trouble.NAME, str(error), self._clock()))
         ends_at_s = time.monotonic() + BATCH_S

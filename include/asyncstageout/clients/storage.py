@@ -10,6 +10,7 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -35,7 +36,7 @@ from asyncstageout.clients.errors import (
     StorageUntrusted,
     shortened,
 )
-from asyncstageout.clients.http import Caller, Patience, Silence, silence
+from asyncstageout.clients.http import Bearer, Caller, Patience, Silence, silence
 
 HTTP_SCHEMES = {"davs": "https", "https": "https", "dav": "http", "http": "http"}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -96,6 +97,13 @@ class StorageClient:
     ) -> None:
         self._judge = _StorageJudge()
         self._caller = Caller(session, self._judge, patience, sleep)
+        self._bearer: Bearer | None = None
+
+    def with_token(self, token: Callable[[], str]) -> StorageClient:
+        """Return a client over the same connections that shows a token, asked for with every request."""
+        other = copy(self)
+        other._bearer = Bearer(token)
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -240,6 +248,8 @@ class StorageClient:
     def _ask(self, method: str, url: str, *, may_repeat: bool = True, **options: Any) -> requests.Response:
         # Redirected, any other method would become a GET, and its success would mean nothing.
         options["allow_redirects"] = method in ("GET", "HEAD")
+        if self._bearer is not None:
+            options.setdefault("auth", self._bearer)
         return self._caller.ask(method, http_url(url), may_repeat=may_repeat, **options)
 
     def _bad(self, method: str, url: str, detail: str, status: int = 200) -> StorageBadAnswer:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncstageout.sandbox.layout import LOOPBACK, Layout, write_private
+from asyncstageout.sandbox.sites.names import DOMAIN
 from asyncstageout.sandbox.tls import SandboxTLS
 
 ADMIN = "admin"
@@ -174,6 +175,7 @@ def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict
         "fts3_default": _fts(ports.fts, ports.fts_monitor, tls),
         SECOND_FTS: _fts(ports.fts2, ports.fts2_monitor, tls),
         "stageout_credentials": credentials,
+        "stageout_storage": _storage(ports.sites, tls),
     }
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
 
@@ -189,6 +191,18 @@ def _fts(port: int, monitor_port: int, tls: SandboxTLS) -> dict[str, Any]:
             "cert_file": str(tls.client.cert),
             "key_file": str(tls.client.key),
             "monitor_url": f"http://{LOOPBACK}:{monitor_port}/fts3/ftsmon",
+        },
+    }
+
+
+def _storage(port: int, tls: SandboxTLS) -> dict[str, Any]:
+    return {
+        "conn_type": "stageout_storage",
+        "extra": {
+            "ca_file": str(tls.ca),
+            "cert_file": str(tls.client.cert),
+            "key_file": str(tls.client.key),
+            "connect_to": {f"*.{DOMAIN}": f"{LOOPBACK}:{port}"},
         },
     }
 

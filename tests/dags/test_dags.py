@@ -21,6 +21,7 @@ EXPECTED = {
     "stageout_intake": ["collect", "list_sources", "summarise"],
     "stageout_sites": ["load", "verdict"],
     "stageout_credentials": ["renew", "verdict"],
+    "stageout_clean": ["delete", "look", "summarise", "sweep"],
 }
 
 

@@ -12,6 +12,7 @@ from asyncstageout.provider.running import run_step
 from asyncstageout.provider.storages import HookDeleters, StorageHook
 from asyncstageout.steps import clean, clean_run
 from asyncstageout.steps.recording import Summary
+from asyncstageout.steps.sweep import sweep as sweep_step
 
 Context = Mapping[str, Any]
 XCom = dict[str, Any]
@@ -76,6 +77,32 @@ def summarise(context: Context) -> XCom:
 
     def step(conn: Connection, step_run: int) -> Summary:
         return clean_run.summarise(conn, ti.dag_id, ti.run_id, now=datetime.now(UTC), step_run=step_run)
+
+    return run_step(context, step).as_xcom()
+
+
+def sweep(context: Context) -> XCom:
+    """Go on with the sweep of the form's site; nothing, if the form does not want one.
+
+    :raises ValueError: the form names no site.
+    """
+    params = context["params"]
+    if not params["sweep"]:
+        return {}
+
+    def step(conn: Connection, step_run: int) -> Summary:
+        if not params["site"]:
+            raise ValueError("name the site that is to be swept")
+        with HookDeleters() as deleters:
+            return sweep_step(
+                conn,
+                deleters,
+                site=params["site"],
+                step_run=step_run,
+                older_than_days=params["older_than_days"],
+                requests=params["requests"],
+                delete=0 if is_dry_run(context) else params["delete_orphans"],
+            )
 
     return run_step(context, step).as_xcom()
 

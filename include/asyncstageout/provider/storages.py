@@ -51,8 +51,8 @@ class StorageConnectionMissing(LookupError):
 class StorageHook(BaseHook):
     """Reaches storages as a connection says.
 
-    The extra holds ``ca_file``, ``crl``, ``cert_file``, ``key_file``, and ``hosts``, where these can be set for
-    single storages (see docs/reference/connections.md). A password is taken as a bearer token.
+    The extra holds ``ca_file``, ``crl``, ``cert_file``, ``key_file``, and ``hosts`` with these for single
+    storages (see docs/reference/connections.md). A password is taken as a bearer token.
 
     :param storage_conn_id: connection of type ``stageout_storage``.
     :param connection: the connection itself, when it was fetched before.

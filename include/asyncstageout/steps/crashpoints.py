@@ -33,6 +33,11 @@ POINTS = (
     "update.after_commit",
     "reconcile.before_repair",
     "reconcile.after_repair",
+    "clean.after_claim",
+    "clean.after_delete",
+    "clean.after_settle",
+    "sweep.after_intent",
+    "sweep.after_delete",
 )
 """Every point there is; a test holds the code to it."""
 

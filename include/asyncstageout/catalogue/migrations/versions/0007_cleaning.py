@@ -70,23 +70,24 @@ CREATE TABLE sweep (
     ended_at    timestamptz,
     step_run    bigint NOT NULL,
     to_visit    text[] NOT NULL,
-    requests    integer NOT NULL DEFAULT 0,
-    problem     text
+    visited     bigint NOT NULL DEFAULT 0,
+    closed      bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE sweep IS
-    'The walk through the temporary area of a site: what is still to be visited, the next first.';
+    'The walk through the temporary areas of a site. to_visit: directories (LFN), the last one is next.';
+COMMENT ON COLUMN sweep.closed IS 'Directories of which the storage did not tell what is in them.';
 
 CREATE TABLE sweep_area (
-    site        text NOT NULL REFERENCES sweep ON DELETE CASCADE,
-    area        text NOT NULL,
-    files       bigint NOT NULL,
-    size_bytes  bigint NOT NULL,
-    orphans     bigint NOT NULL,
+    site         text NOT NULL REFERENCES sweep ON DELETE CASCADE,
+    area         text NOT NULL,
+    files        bigint NOT NULL,
+    size_bytes   bigint NOT NULL,
+    orphans      bigint NOT NULL,
     orphan_bytes bigint NOT NULL,
-    oldest_at   timestamptz,
+    oldest_at    timestamptz,
     PRIMARY KEY (site, area)
 );
-COMMENT ON TABLE sweep_area IS 'What the last sweep found in the area of a user or group.';
+COMMENT ON TABLE sweep_area IS 'What the sweep of a site has found in the area of a user or group.';
 
 CREATE TABLE orphan_deletion (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

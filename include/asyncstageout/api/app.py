@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from asyncstageout.api import configuration, crab, health, metadata, metrics, tasks, transfers
+from asyncstageout.api import cleaning, configuration, crab, health, metadata, metrics, tasks, transfers
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import described, tell
@@ -20,6 +20,7 @@ TAGS = [
     {"name": "transfers", "description": "Files: hand them in, ask for them, kill and retry them."},
     {"name": "tasks", "description": "The tasks that files belong to."},
     {"name": "metadata", "description": "What publication wants to know of a file."},
+    {"name": "cleaning", "description": "For operators: temporary copies, and what nobody needs."},
     {
         "name": "configuration",
         "description": "For operators: policies, restrictions, servers, changes.",
@@ -92,7 +93,7 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for module in (transfers, tasks, metadata, configuration, health, metrics):
+    for module in (transfers, tasks, metadata, cleaning, configuration, health, metrics):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(crab.router)
     return app

@@ -42,23 +42,27 @@ class Word(NamedTuple):
 
 
 # One index probe per site, however many copies wait.
-_DUE_SITES = """
-WITH RECURSIVE s AS (
-    (SELECT source FROM cleaning ORDER BY source LIMIT 1)
+SITES_WITH_COPIES = """
+copy_site AS (
+    (SELECT source AS site FROM cleaning ORDER BY source LIMIT 1)
     UNION ALL
-    SELECT (SELECT c.source FROM cleaning c WHERE c.source > s.source ORDER BY c.source LIMIT 1)
-    FROM s WHERE s.source IS NOT NULL
+    SELECT (SELECT c.source FROM cleaning c WHERE c.source > s.site ORDER BY c.source LIMIT 1)
+    FROM copy_site s WHERE s.site IS NOT NULL
 )
-SELECT s.source, d.copies FROM s CROSS JOIN LATERAL (
+"""
+
+_DUE_SITES = f"""
+WITH RECURSIVE {SITES_WITH_COPIES}
+SELECT s.site, d.copies FROM copy_site s CROSS JOIN LATERAL (
     SELECT count(*) AS copies FROM (
-        SELECT FROM cleaning c WHERE c.source = s.source AND c.due_at <= now()
+        SELECT FROM cleaning c WHERE c.source = s.site AND c.due_at <= now()
             AND (%(username)s::text IS NULL OR c.username = %(username)s)
         LIMIT %(at_most)s
     ) due
-) d LEFT JOIN cleaning_site p ON p.site = s.source
-WHERE d.copies > 0 AND (%(site)s::text IS NULL OR s.source = %(site)s)
+) d LEFT JOIN cleaning_site p ON p.site = s.site
+WHERE d.copies > 0 AND (%(site)s::text IS NULL OR s.site = %(site)s)
     AND (%(paused_too)s OR p.paused_until IS NULL OR p.paused_until <= now())
-ORDER BY d.copies DESC, s.source
+ORDER BY d.copies DESC, s.site
 """
 
 _DUE_COPIES = """

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.cleaning import COUNTED_UP_TO as COPIES_COUNTED
+from asyncstageout.catalogue.cleaning import SITES_WITH_COPIES
 from asyncstageout.catalogue.fts_servers import AWAY
 
 COUNTED_UP_TO = 100_000
@@ -15,7 +17,14 @@ LAST_STEPS = 10_000
 """Among so many of the last steps the last good one of each kind is looked for."""
 
 _METRICS = f"""
-WITH waiting AS (
+WITH RECURSIVE {SITES_WITH_COPIES}, copies AS (
+    SELECT d.* FROM copy_site s CROSS JOIN LATERAL (
+        SELECT count(*) AS copies, min(due_at) AS due_at FROM (
+            SELECT due_at FROM cleaning c WHERE c.source = s.site AND due_at <= now() AND state = 'WAITING'
+            ORDER BY due_at LIMIT {COPIES_COUNTED}
+        ) due
+    ) d
+), waiting AS (
     SELECT count(*) AS files FROM (
         SELECT 1 FROM transfer WHERE state IN ('NEW', 'RETRY') LIMIT {COUNTED_UP_TO}
     ) t
@@ -44,6 +53,12 @@ UNION ALL SELECT 'restrictions', m.mode::text, '', count(r.id)
         ON r.mode = m.mode AND r.lifted_at IS NULL AND r.starts_at <= now()
         AND (r.ends_at IS NULL OR r.ends_at > now())
     GROUP BY m.mode
+UNION ALL SELECT 'copies_due', '', '', coalesce(sum(copies), 0) FROM copies
+UNION ALL SELECT 'copy_wait_seconds', '', '', coalesce(extract(epoch FROM now() - min(due_at)), 0) FROM copies
+UNION ALL SELECT 'copies_given_up', source, '', copies FROM (
+    SELECT source, count(*) AS copies FROM cleaning WHERE state = 'FAILED' GROUP BY source
+    ORDER BY copies DESC, source LIMIT 20) worst
+UNION ALL SELECT 'storages_silent', '', '', count(*) FROM cleaning_site WHERE failing_since IS NOT NULL
 UNION ALL SELECT 'step_age_seconds', dag_id, task_id, extract(epoch FROM now() - max(ended_at))
     FROM step_run WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND outcome = 'success'
         AND dag_id LIKE 'stageout%' GROUP BY dag_id, task_id

@@ -67,6 +67,7 @@ def test_secrets_come_from_the_environment_and_have_no_default() -> None:
     assert required == set(re.findall(r"^(\w+)=$", example, re.MULTILINE))
     assert set(re.findall(r"\$\{(\w+)", text)) - required == {
         "AIRFLOW_CONN_FTS3_DEFAULT",
+        "AIRFLOW_CONN_STAGEOUT_STORAGE",
         "AIRFLOW_PORT",
     }
 

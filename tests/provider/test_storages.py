@@ -57,7 +57,9 @@ def reaching(tls: SandboxTLS, sites: SiteBench) -> dict[str, Any]:
 
 
 def test_the_connection_type_has_a_form() -> None:
-    info = get_provider_info()["connection-types"][2]
+    (info,) = (
+        one for one in get_provider_info()["connection-types"] if one["connection-type"] == "stageout_storage"
+    )
     assert info["hook-class-name"] == f"{StorageHook.__module__}.{StorageHook.__name__}"
     shown = {
         name.removeprefix("extra__stageout_storage__") for name in ProvidersManager().connection_form_widgets

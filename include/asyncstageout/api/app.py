@@ -9,7 +9,17 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from asyncstageout.api import cleaning, configuration, crab, health, metadata, metrics, tasks, transfers
+from asyncstageout.api import (
+    cleaning,
+    configuration,
+    crab,
+    health,
+    metadata,
+    metrics,
+    outbox,
+    tasks,
+    transfers,
+)
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import described, tell
@@ -25,6 +35,7 @@ TAGS = [
         "name": "configuration",
         "description": "For operators: policies, restrictions, servers, changes.",
     },
+    {"name": "outbox", "description": "For operators: who is told of what happens, and dead letters."},
     {"name": "monitoring", "description": "Health and metrics."},
     {"name": "crab", "description": "CRAB's own interface."},
 ]
@@ -93,7 +104,7 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for module in (transfers, tasks, metadata, cleaning, configuration, health, metrics):
+    for module in (transfers, tasks, metadata, cleaning, configuration, outbox, health, metrics):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(crab.router)
     return app

@@ -42,6 +42,13 @@ GAUGES = {
     "copy_wait_seconds": Gauge("How long the temporary copy that is due the longest has waited."),
     "copies_given_up": Gauge("Temporary copies whose deletion was given up, the 20 worst sites.", ("site",)),
     "storages_silent": Gauge("Storages that let nothing be deleted."),
+    "outbox_messages": Gauge(
+        "Messages that a subscriber has not taken; counted up to 100,000.", ("subscription", "state")
+    ),
+    "outbox_wait_seconds": Gauge(
+        "How long the message that is due the longest has waited.", ("subscription",)
+    ),
+    "subscription_well": Gauge("1 if a subscription is active and its receiver takes.", ("subscription",)),
     "step_age_seconds": Gauge("Time since a step last ended well.", ("dag", "task")),
 }
 _lock = Lock()

@@ -85,9 +85,10 @@ WITH fresh AS MATERIALIZED (
         AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
 ), created AS (
     INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
-        destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count)
+        destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count,
+        origin)
     SELECT request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,
-        size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count
+        size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count, %(origin)s
     FROM fresh ORDER BY position
     ON CONFLICT DO NOTHING
     RETURNING id, request_id
@@ -114,7 +115,11 @@ FROM (
 
 
 def add_transfers(
-    conn: Connection, requests: Iterable[tuple[int, TransferRequest]], step_run: int
+    conn: Connection,
+    requests: Iterable[tuple[int, TransferRequest]],
+    step_run: int,
+    *,
+    origin: str | None = None,
 ) -> list[Answer]:
     """Take a batch in, all in one transaction, and say what became of each request.
 
@@ -123,6 +128,7 @@ def add_transfers(
 
     Args:
         requests: (place in the batch, request), as :func:`asyncstageout.core.requests.read_requests` gives.
+        origin: the collected source that they come from; None: they are handed in.
     """
     ids: dict[int, str] = {}
     with conn.transaction():
@@ -136,7 +142,8 @@ def add_transfers(
         conn.execute(_ADD_TASKS)
         conn.execute(_REFUSE)
         _refuse_restricted(conn)
-        created = {position for (position,) in conn.execute(_CREATE, {"step_run": step_run})}
+        values = {"step_run": step_run, "origin": origin}
+        created = {position for (position,) in conn.execute(_CREATE, values)}
         if created:
             ring(conn)
         answers = {position: Answer(position, ids[position], "created", None) for position in created}

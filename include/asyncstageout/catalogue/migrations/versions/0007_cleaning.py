@@ -116,20 +116,25 @@ $$;
 """
 
 # A file's own row is the truth; events only say which rows to look at. The statement that moved a file holds
-# its row, and everybody locks a file before its copies, so that nobody waits for anybody here.
+# its row, and everybody locks a file before its copies, so that nobody waits for anybody here. Rows are found
+# by arrays of ids: a plan that was made for a join with many events would be used for one, too.
 FOLLOW_FILES = """
 CREATE FUNCTION cleaning_follows_files() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
+    moved bigint[];
     again bigint[];
     ended bigint[];
 BEGIN
     IF current_setting('stageout.moving', true) = 'on' THEN
         RETURN NULL;
     END IF;
-    SELECT array_agg(id) FILTER (WHERE ended_at IS NULL), array_agg(id) FILTER (WHERE ended_at IS NOT NULL)
-    INTO again, ended FROM transfer WHERE id IN (
-        SELECT transfer_id FROM fresh
+    moved := ARRAY(SELECT DISTINCT transfer_id FROM fresh
         WHERE to_state IN ('DONE', 'FAILED', 'KILLED') OR from_state IN ('DONE', 'FAILED', 'KILLED'));
+    IF moved = '{}' THEN
+        RETURN NULL;
+    END IF;
+    SELECT array_agg(id) FILTER (WHERE ended_at IS NULL), array_agg(id) FILTER (WHERE ended_at IS NOT NULL)
+    INTO again, ended FROM transfer WHERE id = ANY(moved);
     IF again IS NOT NULL THEN
         -- Its source is needed. A copy elsewhere rests: it may be the same under the name of another site.
         DELETE FROM cleaning c USING transfer t
@@ -177,18 +182,28 @@ CREATE TRIGGER transfer_source_to_cleaning AFTER UPDATE OF source ON transfer
 
 FOLLOW_PUBLICATION = """
 CREATE FUNCTION cleaning_follows_publication() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    begun bigint[];
+    ended bigint[];
 BEGIN
     IF current_setting('stageout.moving', true) = 'on' THEN
         RETURN NULL;
     END IF;
-    UPDATE cleaning c SET awaits_publication = e.awaits,
-        due_at = CASE WHEN e.awaits THEN c.due_at ELSE least(c.due_at, now()) END
-    FROM (
+    SELECT array_agg(transfer_id) FILTER (WHERE awaits), array_agg(transfer_id) FILTER (WHERE NOT awaits)
+    INTO begun, ended FROM (
         SELECT DISTINCT ON (transfer_id) transfer_id,
             to_state NOT IN ('NOT_REQUIRED', 'DONE', 'FAILED') AS awaits
         FROM fresh WHERE kind = 'publication' ORDER BY transfer_id, id DESC
-    ) e
-    WHERE c.transfer_id = e.transfer_id AND c.awaits_publication <> e.awaits AND c.state = 'WAITING';
+    ) e;
+    IF begun IS NOT NULL THEN
+        UPDATE cleaning SET awaits_publication = true
+        WHERE transfer_id = ANY(begun) AND NOT awaits_publication;
+    END IF;
+    IF ended IS NOT NULL THEN
+        UPDATE cleaning SET awaits_publication = false,
+            due_at = CASE WHEN state = 'WAITING' THEN least(due_at, now()) ELSE due_at END
+        WHERE transfer_id = ANY(ended) AND awaits_publication;
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER file_event_to_cleaning AFTER INSERT ON file_event

@@ -272,6 +272,22 @@ def test_a_copy_knows_whether_its_file_is_being_published(
     assert not copy.awaits_publication
 
 
+def test_a_publication_that_ends_wakes_no_copy_that_rests(
+    conn: Connection, submitted: Plan, step: int
+) -> None:
+    request = crab_file()
+    insert_file(conn, request, Said(1, publish=True), worker=OWN_WORKER, step_run=step)
+    submitted()
+    end(conn, step, S.DONE)
+    send_again(conn, again(KIT), Said(2, publish=True), step_run=step)
+    words = [PublicationWord(request.request_id, state) for state in (P.ACQUIRED, P.FAILED)]
+    for word in words:
+        conn.execute("UPDATE transfer SET publication = 'NEW' WHERE publication = 'FAILED'")
+        tell_publication(conn, OWN_WORKER, [word], None, step)
+    assert [row[1:] for row in queue(conn)] == [(BARI, "WAITING", None, None)]
+    assert conn.execute("SELECT awaits_publication FROM cleaning").fetchone() == (False,)
+
+
 def test_a_publication_that_is_wanted_late_is_waited_for(
     conn: Connection, submitted: Plan, step: int
 ) -> None:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
-from asyncstageout.catalogue.cleaning import COUNTED_UP_TO as COPIES_COUNTED
 from asyncstageout.catalogue.cleaning import SITES_WITH_COPIES
 from asyncstageout.catalogue.fts_servers import AWAY
 
 COUNTED_UP_TO = 100_000
 """Waiting files are counted up to here; above, Postgres's own estimate is told if it is larger."""
+COPIES_COUNTED_UP_TO = 1_000
+"""Temporary copies that are due are counted up to here at each site."""
 RECENT_MINUTES = 5
 LAST_STEPS = 10_000
 """Among so many of the last steps the last good one of each kind is looked for."""
@@ -21,7 +22,7 @@ WITH RECURSIVE {SITES_WITH_COPIES}, copies AS (
     SELECT d.* FROM copy_site s CROSS JOIN LATERAL (
         SELECT count(*) AS copies, min(due_at) AS due_at FROM (
             SELECT due_at FROM cleaning c WHERE c.source = s.site AND due_at <= now() AND state = 'WAITING'
-            ORDER BY due_at LIMIT {COPIES_COUNTED}
+            ORDER BY due_at LIMIT {COPIES_COUNTED_UP_TO}
         ) due
     ) d
 ), waiting AS (

@@ -201,7 +201,7 @@ BEGIN
     END IF;
     IF ended IS NOT NULL THEN
         UPDATE cleaning SET awaits_publication = false,
-            due_at = CASE WHEN state = 'WAITING' THEN least(due_at, now()) ELSE due_at END
+            due_at = CASE WHEN state = 'WAITING' AND due_at > now() THEN now() ELSE due_at END
         WHERE transfer_id = ANY(ended) AND awaits_publication;
     END IF;
     RETURN NULL;

@@ -23,7 +23,7 @@ os.environ["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] = "False"
 from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.postgres import EmbeddedPostgres, create_database, drop_database
 
-pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.publication"]
+pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.publication", "fixtures.cleaning"]
 
 _numbers = count(1)
 

@@ -71,6 +71,7 @@ def test_secrets_come_from_the_environment_and_have_no_default() -> None:
     assert set(re.findall(r"\$\{(\w+)", text)) - required == {
         "AIRFLOW_CONN_DBS_DEFAULT",
         "AIRFLOW_CONN_FTS3_DEFAULT",
+        "AIRFLOW_CONN_STAGEOUT_STORAGE",
         "AIRFLOW_PORT",
     }
 

@@ -173,6 +173,13 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
         " SELECT transfer_id, 'delivery', 'PENDING', 'DELIVERED', 'hook', 1, 'transfer-' || event_id + 1 || ' DONE'"
         " FROM outbox",
     ),
+    "temporary copies": (
+        "DELETE FROM cleaning WHERE ended_as = 'DONE'",  # in the history
+        "UPDATE transfer SET cleaned_at = now() WHERE state = 'FAILED'",
+    ),
+    "sources of live files": (
+        "UPDATE cleaning SET transfer_id = (SELECT id FROM transfer WHERE state = 'NEW') WHERE ended_as = 'FAILED'",
+    ),
     "no leak": (
         "UPDATE fts_job SET state = 'REFUSED' WHERE state = 'PLANNED';"
         "UPDATE transfer SET updated_at = now() - interval '3 minutes'",

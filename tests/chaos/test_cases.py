@@ -143,6 +143,11 @@ CASES: dict[str, tuple[str, ...]] = {
         f"{HERE}::test_a_worker_in_another_time_zone_writes_the_same_times",
         f"{FAULTS}::test_a_process_is_killed_while_files_move",
     ),
+    "A33 a source deleted too early: only when its last attempt has ended, and never a newer copy": (
+        "catalogue/test_cleaning.py::test_nothing_comes_in_for_what_is_on_its_way",
+        "catalogue/test_cleaning_properties.py::test_no_interleaving_takes_a_source_from_a_file",
+        "steps/test_clean.py::test_a_newer_copy_of_the_same_name_stays",
+    ),
     "A35 empty or short answers, unknown states: still running": (
         f"{SENSING}::test_a35_an_answer_without_files_is_waited_out",
         f"{SENSING}::test_a35_an_answer_with_fewer_files_settles_those",
@@ -153,7 +158,6 @@ CASES: dict[str, tuple[str, ...]] = {
 ELSEWHERE: dict[str, str] = {
     "A28": "the states are there (test_transitions); nothing asks FTS to cancel for a user yet",
     "A29": "a file is known by its source LFN; a later job attempt that reuses it is answered `exists`",
-    "A33": "nothing deletes sources yet",
 }
 """Why a case has no test."""
 

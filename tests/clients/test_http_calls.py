@@ -374,6 +374,14 @@ def sni(authority: Authority) -> Iterator[list[str | None]]:
     authority.server.sni_callback = None
 
 
+def test_connect_to_may_mean_all_names_of_a_domain() -> None:
+    with answering(lambda _: Reply()) as server:
+        session = new_session(Access(connect_to={"*.sandbox.test": server.address}))
+        for name in ("a.sandbox.test", "B.sandbox.test"):
+            assert session.get(f"http://{name}:8080/x", timeout=5).status_code == 200
+    assert [asked.headers["host"] for asked in server.asked] == ["a.sandbox.test:8080", "b.sandbox.test:8080"]
+
+
 def test_connect_to_leaves_the_name_everywhere_else(authority: Authority, sni: list[str | None]) -> None:
     with answering(in_turn(OK), authority.server) as server:
         access = Access(

@@ -175,6 +175,20 @@ def test_storage_tokens_as_configured(fake: Fake) -> None:
     assert fake.forms[1]["audience"] == "https://wlcg.example.org"
 
 
+def test_a_token_for_deletions_is_for_one_area_and_goes_out_now(fake: Fake) -> None:
+    credentials = source(fake, overwrites=False)
+    tokens = {
+        credentials.deletion_token(ALICE, f"{READ}{number}", f"{TEMP}/out_{number}") for number in range(3)
+    }
+    assert len(tokens) == 1
+    (form,) = fake.forms
+    area = "/store/temp/user/alice.1a2b"
+    assert form["scope"] == f"storage.modify:{area} storage.read:{area}"
+    assert form["audience"] == "https://t2.example.org:8443"
+    with pytest.raises(CredentialWrong, match="another user's"):
+        credentials.deletion_token(Identity("bob"), f"{READ}1", f"{TEMP}/out_1")
+
+
 def test_all_files_of_a_directory_share_their_tokens(fake: Fake) -> None:
     credentials = source(fake)
     with ThreadPoolExecutor(8) as pool:

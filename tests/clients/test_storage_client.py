@@ -13,6 +13,7 @@ import pytest
 
 from asyncstageout.clients.errors import (
     AccessDenied,
+    FileChanged,
     NoSpace,
     NoSuchFile,
     ParentMissing,
@@ -78,7 +79,9 @@ class Storage:
         return Reply(204) if self.files.pop(path, None) is not None else Reply(404)
 
     def propfind(self, path: str, asked: Asked) -> Reply:
-        assert asked.headers["depth"] == "1"
+        if asked.headers["depth"] == "0" and path in self.files:
+            text = f'<?xml version="1.0"?><d:multistatus xmlns:d="DAV:">{self.response(path)}</d:multistatus>'
+            return Reply(207, text.encode(), {"Content-Type": "application/xml"})
         if path not in self.directories:
             return Reply(404)
         inside = [name for name in (*self.files, *self.directories) if dirname(name) == path and name != path]
@@ -208,6 +211,38 @@ def test_a_directory_is_not_deleted(storage: Storage, path: str) -> None:
         with pytest.raises(ValueError, match="is a directory"):
             client.delete(site + path)
         assert not server.asked
+
+
+def test_a_deletion_may_hang_on_its_time() -> None:
+    with client_of(in_turn(Reply(204), Reply(412), Reply(404))) as (client, server, site):
+        assert client.delete(f"{site}/store/f", unmodified_since=MODIFIED_AT) is True
+        assert server.asked[0].headers["if-unmodified-since"] == MODIFIED
+        with pytest.raises(FileChanged):
+            client.delete(f"{site}/store/f", unmodified_since=MODIFIED_AT)
+        with pytest.raises(NoSuchFile):
+            client.look(f"{site}/store/f")
+    assert "if-unmodified-since" not in server.asked[2].headers
+
+
+def test_one_file_is_looked_at_with_the_storages_own_time(storage: Storage) -> None:
+    storage.files = {"/store/f": b"123"}
+    with client_of(storage) as (client, server, site):
+        look = client.look(f"{site}/store/f")
+        assert look.entries == [Entry(f"{site}/store/f", False, 3, MODIFIED_AT)]
+        assert look.clock_at is not None
+        assert server.asked[0].headers["depth"] == "0"
+
+
+def test_a_token_of_ones_own_over_the_same_connections(storage: Storage) -> None:
+    storage.files = {"/store/f": b"123"}
+    tokens = iter(["one", "two"])
+    with client_of(storage) as (client, server, site):
+        other = client.with_token(lambda: next(tokens))
+        for _ in range(2):
+            other.look(f"{site}/store/f")
+        client.look(f"{site}/store/f")
+    shown = [asked.headers.get("authorization") for asked in server.asked]
+    assert shown == ["Bearer one", "Bearer two", None]
 
 
 def test_list_directory(storage: Storage) -> None:

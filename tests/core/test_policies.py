@@ -186,6 +186,11 @@ GOOD: dict[str, list[Any]] = {
     "fts_servers": [[], ["fts3_cern", "fts3_ral"]],
     "breaker_attempts": [0, 1000],
     "breaker_failed_share": [0.01, 1],
+    "clean": [True, False],
+    "clean_waits_for_publication": [True, False],
+    "clean_failed_after_h": [0, 8760],
+    "clean_killed_after_h": [0, 8760],
+    "deletes_per_s": [1, 10_000],
 }
 BAD: dict[str, list[Any]] = {
     "files_per_job": [0, 2001, "200", 1.5, True, None],
@@ -209,6 +214,11 @@ BAD: dict[str, list[Any]] = {
     "fts_servers": ["fts3_cern", [""], [1], None],
     "breaker_attempts": [-1, None],
     "breaker_failed_share": [0, 1.1],
+    "clean": ["no", None],
+    "clean_waits_for_publication": [0],
+    "clean_failed_after_h": [-1, 8761, None],
+    "clean_killed_after_h": [-1, 8761],
+    "deletes_per_s": [0, 10_001, 0.5, None],
 }
 
 

@@ -22,6 +22,7 @@ EXPECTED = {
     "stageout_publish": ["assemble", "deliver", "list_subscribers", "publish", "summarise"],
     "stageout_sites": ["load", "verdict"],
     "stageout_credentials": ["renew", "verdict"],
+    "stageout_clean": ["delete", "look", "summarise", "sweep"],
 }
 
 

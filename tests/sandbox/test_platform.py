@@ -86,6 +86,8 @@ def test_urls_follow_the_ports(home: Layout, tls: SandboxTLS) -> None:
     assert environment["AIRFLOW__API__PORT"] == "1111"
     assert "@127.0.0.1:2222/airflow" in environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     assert json.loads(environment["AIRFLOW_CONN_STAGEOUT_DB"])["port"] == 2222
+    storages = json.loads(environment["AIRFLOW_CONN_STAGEOUT_STORAGE"])
+    assert storages["extra"]["connect_to"] == {"*.sandbox.test": f"127.0.0.1:{moved.ports.sites}"}
     fts = json.loads(environment["AIRFLOW_CONN_FTS3_DEFAULT"])
     assert (fts["port"], fts["extra"]["monitor_url"]) == (3333, "http://127.0.0.1:4444/fts3/ftsmon")
     dbs = json.loads(environment["AIRFLOW_CONN_DBS_DEFAULT"])

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from asyncstageout.api import (
+    cleaning,
     configuration,
     crab,
     health,
@@ -31,6 +32,7 @@ TAGS = [
     {"name": "tasks", "description": "The tasks that files belong to."},
     {"name": "metadata", "description": "What publication wants to know of a file."},
     {"name": "publication", "description": "Blocks of files on their way into DBS."},
+    {"name": "cleaning", "description": "For operators: temporary copies, and what nobody needs."},
     {
         "name": "configuration",
         "description": "For operators: policies, restrictions, servers, changes.",
@@ -104,7 +106,17 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for module in (transfers, tasks, metadata, publication, configuration, outbox, health, metrics):
+    for module in (
+        transfers,
+        tasks,
+        metadata,
+        publication,
+        cleaning,
+        configuration,
+        outbox,
+        health,
+        metrics,
+    ):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(crab.router)
     return app

@@ -38,6 +38,10 @@ GAUGES = {
     "links_broken": Gauge("Links on which nothing starts but probes."),
     "identities_held": Gauge("Identities that an FTS server does not let in."),
     "restrictions": Gauge("Restrictions in force.", ("mode",)),
+    "copies_due": Gauge("Temporary copies that are to be deleted; at each site counted up to 1,000."),
+    "copy_wait_seconds": Gauge("How long the temporary copy that is due the longest has waited."),
+    "copies_given_up": Gauge("Temporary copies whose deletion was given up, the 20 worst sites.", ("site",)),
+    "storages_silent": Gauge("Storages that let nothing be deleted."),
     "outbox_messages": Gauge(
         "Messages that a subscriber has not taken; counted up to 100,000.", ("subscription", "state")
     ),

@@ -333,6 +333,41 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "temporary copies",
+        "of every file that has ended, the temporary copy waits to be deleted, or its end is on record",
+        """
+        WITH file AS (
+            SELECT id, state, attempt, driver, source, source_lfn, destination, destination_lfn, ended_at,
+                cleaned_at FROM transfer WHERE {id}
+            UNION ALL
+            SELECT id, state, attempt, driver, source, source_lfn, destination, destination_lfn, ended_at,
+                cleaned_at FROM transfer_history WHERE {id}
+        )
+        SELECT f.id::text, 'is ' || f.state || ', and nobody deletes its temporary copy at ' || f.source
+        FROM file f
+        WHERE f.ended_at IS NOT NULL AND has_temporary_copy(
+                f.state, f.attempt, f.driver, f.source, f.source_lfn, f.destination, f.destination_lfn)
+            AND NOT EXISTS (SELECT FROM cleaning c WHERE c.transfer_id = f.id AND c.source = f.source)
+            AND NOT EXISTS (SELECT FROM file_event e
+                WHERE e.transfer_id = f.id AND e.kind = 'cleaning' AND e.at >= f.ended_at)
+        UNION ALL
+        SELECT f.id::text, 'counts as cleaned since ' || f.cleaned_at || ', and nobody did it' FROM file f
+        WHERE f.cleaned_at >= f.ended_at
+            AND NOT EXISTS (SELECT FROM cleaning c WHERE c.transfer_id = f.id AND c.state = 'DELETING')
+            AND NOT EXISTS (SELECT FROM file_event e WHERE e.transfer_id = f.id AND e.kind = 'cleaning'
+                AND e.to_state IN ('DELETED', 'GONE') AND e.at >= f.ended_at)
+        """,
+    ),
+    Invariant(
+        "sources of live files",
+        "no temporary copy is to be deleted while its file is on its way",
+        """
+        SELECT c.transfer_id::text, 'is ' || t.state || ', and its copy at ' || c.source || ' is ' || c.state
+        FROM cleaning c JOIN transfer t ON t.id = c.transfer_id
+        WHERE t.ended_at IS NULL AND (c.source = t.source OR c.due_at IS NOT NULL)
+        """,
+    ),
+    Invariant(
         "no leak",
         "no file has been without a next step for two minutes",
         f"SELECT id::text, detail FROM ({LEAKS}) leak",

@@ -162,24 +162,29 @@ INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job,
 SELECT id, state, 'ACQUIRED', attempt, fts_job, %(step_run)s FROM changed
 """
 
-_REDRIVE = """
+_FAILED_IN_WINDOW = """
+    state = 'FAILED' AND driver IS NULL AND created_at >= %(created_from)s AND created_at < %(created_to)s
+        AND (%(username)s::text IS NULL OR username = %(username)s)
+        AND (%(source)s::text IS NULL OR source = %(source)s)
+        AND (%(destination)s::text IS NULL OR destination = %(destination)s)
+        AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+"""
+
+_REDRIVE = f"""
 WITH changed AS (
     UPDATE transfer t SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
         updated_at = now()
     WHERE NOT EXISTS (  -- a later request for the same destination has taken its place
             SELECT FROM transfer o WHERE o.destination_key = t.destination_key AND o.id <> t.id
                 AND (o.state NOT IN ('DONE', 'FAILED', 'KILLED') OR o.id > t.id))
-        AND state = 'FAILED' AND driver IS NULL
-        AND created_at >= %(created_from)s AND created_at < %(created_to)s
-        AND (%(username)s::text IS NULL OR username = %(username)s)
-        AND (%(source)s::text IS NULL OR source = %(source)s)
-        AND (%(destination)s::text IS NULL OR destination = %(destination)s)
-        AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+        AND (cleaned_at < ended_at) IS NOT FALSE AND {_FAILED_IN_WINDOW}
     RETURNING id
 )
 INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, step_run, reason)
 SELECT id, 'FAILED', 'NEW', 0, %(step_run)s, 'driven again by a backfill' FROM changed
 """
+
+_CLEANED = f"SELECT count(*) FROM transfer WHERE cleaned_at >= ended_at AND {_FAILED_IN_WINDOW}"
 
 
 def links_with_work(conn: Connection, params: CycleParams) -> list[LinkView]:
@@ -237,6 +242,12 @@ def waiting_for(
 def redrive_failed(conn: Connection, params: CycleParams, step_run: int) -> int:
     """Make the FAILED files of a backfill's window NEW again, with all their attempts; return how many."""
     return conn.execute(_REDRIVE, {**_filters(params), "step_run": step_run}).rowcount
+
+
+def cleaned_failed(conn: Connection, params: CycleParams) -> int:
+    """Count the FAILED files of a backfill's window that cannot go again, as their copies are deleted."""
+    row = conn.execute(_CLEANED, _filters(params)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def lock_grouping(conn: Connection) -> None:

@@ -6,16 +6,26 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.cleaning import SITES_WITH_COPIES
 from asyncstageout.catalogue.fts_servers import AWAY
 
 COUNTED_UP_TO = 100_000
 """Waiting files are counted up to here; above, Postgres's own estimate is told if it is larger."""
+COPIES_COUNTED_UP_TO = 1_000
+"""Temporary copies that are due are counted up to here at each site."""
 RECENT_MINUTES = 5
 LAST_STEPS = 10_000
 """Among so many of the last steps the last good one of each kind is looked for."""
 
 _METRICS = f"""
-WITH waiting AS (
+WITH RECURSIVE {SITES_WITH_COPIES}, copies AS (
+    SELECT d.* FROM copy_site s CROSS JOIN LATERAL (
+        SELECT count(*) AS copies, min(due_at) AS due_at FROM (
+            SELECT due_at FROM cleaning c WHERE c.source = s.site AND due_at <= now() AND state = 'WAITING'
+            ORDER BY due_at LIMIT {COPIES_COUNTED_UP_TO}
+        ) due
+    ) d
+), waiting AS (
     SELECT count(*) AS files FROM (
         SELECT 1 FROM transfer WHERE state IN ('NEW', 'RETRY') LIMIT {COUNTED_UP_TO}
     ) t
@@ -54,6 +64,12 @@ UNION ALL SELECT 'outbox_wait_seconds', s.name, '', greatest(extract(epoch FROM 
         SELECT min(due_at) FROM outbox WHERE subscription = s.id AND dead_at IS NULL)), 0) FROM subscription s
 UNION ALL SELECT 'subscription_well', s.name, '', CASE WHEN s.state = 'active' AND NOT EXISTS (
         SELECT FROM subscription_health h WHERE h.subscription = s.id) THEN 1 ELSE 0 END FROM subscription s
+UNION ALL SELECT 'copies_due', '', '', coalesce(sum(copies), 0) FROM copies
+UNION ALL SELECT 'copy_wait_seconds', '', '', coalesce(extract(epoch FROM now() - min(due_at)), 0) FROM copies
+UNION ALL SELECT 'copies_given_up', source, '', copies FROM (
+    SELECT source, count(*) AS copies FROM cleaning WHERE state = 'FAILED' GROUP BY source
+    ORDER BY copies DESC, source LIMIT 20) worst
+UNION ALL SELECT 'storages_silent', '', '', count(*) FROM cleaning_site WHERE failing_since IS NOT NULL
 UNION ALL SELECT 'step_age_seconds', dag_id, task_id, extract(epoch FROM now() - max(ended_at))
     FROM step_run WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND outcome = 'success'
         AND dag_id LIKE 'stageout%' GROUP BY dag_id, task_id

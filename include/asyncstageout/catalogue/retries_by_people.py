@@ -29,6 +29,11 @@ OUTCOMES: dict[TransferState, str] = {
 # Two files that write one destination would spoil each other, and the latest request is what the user wants.
 _JUDGED = """
     SELECT c.*, CASE
+        WHEN c.cleaned_at >= c.ended_at THEN CASE
+            WHEN EXISTS (SELECT FROM cleaning q WHERE q.transfer_id = c.id AND q.state = 'DELETING')
+            THEN 'its temporary copy is being deleted'
+            ELSE 'its temporary copy was deleted on ' || to_char(c.cleaned_at, 'YYYY-MM-DD')
+                || '; its job has to write it again' END
         WHEN EXISTS (SELECT FROM transfer o WHERE o.destination_lfn = c.destination_lfn
             AND o.destination = c.destination AND o.id <> c.id
             AND o.state NOT IN ('DONE', 'FAILED', 'KILLED'))
@@ -43,7 +48,8 @@ _JUDGED = """
 """
 
 _CHOSEN = """
-    SELECT t.id, t.request_id, t.state, t.destination, t.destination_lfn FROM transfer t
+    SELECT t.id, t.request_id, t.state, t.destination, t.destination_lfn, t.cleaned_at, t.ended_at
+    FROM transfer t
     WHERE {condition} AND (t.state = 'FAILED' OR (t.state = 'KILLED' AND %(killed_too)s))
     ORDER BY t.id LIMIT %(at_most)s
 """

@@ -36,6 +36,7 @@ from asyncstageout.sandbox.state import HEALTHY
 
 DAGS = (
     "stageout_transfer", "stageout_sense", "stageout_reconcile", "stageout_credentials", "stageout_sites",
+    "stageout_clean",
 )  # fmt: skip
 CONNECTIONS = ("stageout_db", "fts3_default")
 HEARTS = ("scheduler", "dag_processor", "triggerer", "metadatabase")

@@ -206,6 +206,10 @@ class ParentMissing(StorageError):
     """The directory that it should go into does not exist (409)."""
 
 
+class FileChanged(StorageError):
+    """It has changed since it was looked at (412)."""
+
+
 class StorageRefused(StorageError):
     """The request is wrong and stays wrong, or the storage cannot do it."""
 
@@ -241,6 +245,7 @@ STORAGE_RULES: dict[int, type[StorageError]] = {
     404: NoSuchFile,
     409: ParentMissing,
     410: NoSuchFile,
+    412: FileChanged,
     413: NoSpace,
     507: NoSpace,
 }

@@ -48,7 +48,7 @@ class Access:
         key_file: its key; ``None`` when it is in ``cert_file``.
         bearer: returns the current token; asked for every request, so that it may be renewed.
         connect_to: host name -> ``ip:port``. Only the connection goes there: certificate, SNI and ``Host``
-            stay those of the name (as curl's ``--connect-to``).
+            stay those of the name (as curl's ``--connect-to``). ``*.example.org`` is every name below that.
     """
 
     ca: str | None = None
@@ -78,11 +78,12 @@ class Patience:
     deadline_s: float = 90
 
 
-def new_session(access: Access | None = None, *, pool_size: int = 10) -> requests.Session:
+def new_session(access: Access | None = None, *, pool_size: int = 10, servers: int = 16) -> requests.Session:
     """Return a session for one identity; a few threads may share it.
 
     Args:
         pool_size: connections kept per server, so about the number of threads.
+        servers: to how many servers connections are kept.
 
     Raises:
         UnreadableCAs: whom to trust cannot be read.
@@ -94,11 +95,11 @@ def new_session(access: Access | None = None, *, pool_size: int = 10) -> request
     session.trust_env = False
     if access.cert_file:
         session.cert = (access.cert_file, access.key_file) if access.key_file else access.cert_file
-    session.auth = _Bearer(access.bearer) if access.bearer else None
+    session.auth = Bearer(access.bearer) if access.bearer else None
     session.headers["User-Agent"] = f"asyncstageout/{version('asyncstageout')}"
     # A cookie would tie us to one machine behind an alias, and is shared state between threads.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _ConnectTo(access.connect_to, pool_size, trust)
+    adapter = _ConnectTo(access.connect_to, pool_size, servers, trust)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -108,7 +109,13 @@ class InsecureToken(ValueError):
     """A token would have left this machine in the clear."""
 
 
-class _Bearer(AuthBase):
+class Bearer(AuthBase):
+    """Adds a token to a request, asked for when it goes out.
+
+    Raises:
+        InsecureToken: the request would leave this machine in the clear.
+    """
+
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
 
@@ -223,10 +230,10 @@ def _https_pool(trusted: Trust) -> type[HTTPSConnectionPool]:
 class _ConnectTo(HTTPAdapter):
     """Connects some host names to an address of our choice; everything else sees the name."""
 
-    def __init__(self, addresses: Mapping[str, str], pool_size: int, trust: Trust) -> None:
+    def __init__(self, addresses: Mapping[str, str], pool_size: int, servers: int, trust: Trust) -> None:
         self._addresses = {name.lower(): address for name, address in addresses.items()}
         # One pool per name and address, also where many names lead to one server.
-        super().__init__(pool_connections=max(16, len(addresses)), pool_maxsize=pool_size)
+        super().__init__(pool_connections=max(servers, len(addresses)), pool_maxsize=pool_size)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _https_pool(trust)}
 
     def build_connection_pool_key_attributes(
@@ -234,7 +241,7 @@ class _ConnectTo(HTTPAdapter):
     ) -> Any:
         built: Any = super().build_connection_pool_key_attributes(request, verify, cert)
         host, tls = built
-        address = self._addresses.get(host["host"].lower())
+        address = self._address(host["host"])
         if address:
             if host["scheme"] == "https":
                 tls["server_hostname"] = host["host"]
@@ -249,8 +256,12 @@ class _ConnectTo(HTTPAdapter):
 
     def add_headers(self, request: requests.PreparedRequest, **_options: Any) -> None:
         url = urlsplit(request.url or "")
-        if (url.hostname or "") in self._addresses:
+        if self._address(url.hostname or ""):
             request.headers["Host"] = url.netloc.rpartition("@")[2]
+
+    def _address(self, name: str) -> str | None:
+        name = name.lower()
+        return self._addresses.get(name) or self._addresses.get(f"*.{name.partition('.')[2]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from posixpath import dirname
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from xml.etree import ElementTree as ET
 
@@ -35,7 +36,7 @@ from asyncstageout.clients.errors import (
     StorageUntrusted,
     shortened,
 )
-from asyncstageout.clients.http import Caller, Patience, Silence, silence
+from asyncstageout.clients.http import Bearer, Caller, Patience, Silence, silence
 
 HTTP_SCHEMES = {"davs": "https", "https": "https", "dav": "http", "http": "http"}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -70,6 +71,13 @@ class Entry:
     modified_at: datetime | None
 
 
+class Look(NamedTuple):
+    """What is at a place, and what time it is there: the clock behind ``modified_at``."""
+
+    entries: list[Entry]
+    clock_at: datetime | None
+
+
 class StorageClient:
     """All storages that one identity can reach. A small pool of threads may share it; close it at the end.
 
@@ -89,6 +97,13 @@ class StorageClient:
     ) -> None:
         self._judge = _StorageJudge()
         self._caller = Caller(session, self._judge, patience, sleep)
+        self._bearer: Bearer | None = None
+
+    def with_token(self, token: Callable[[], str]) -> StorageClient:
+        """Return a client over the same connections that shows a token, asked for with every request."""
+        other = copy(self)
+        other._bearer = Bearer(token)
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -162,34 +177,50 @@ class StorageClient:
             self.make_directory(above)
             self._ask("MKCOL", url, accept={405})
 
-    def delete(self, url: str) -> bool:
+    def delete(self, url: str, *, unmodified_since: datetime | None = None) -> bool:
         """Delete a file; return whether it was there. Gone already is as good.
 
         A storage deletes a directory with all that is in it, so a URL that ends in ``/`` is refused here.
 
+        Args:
+            unmodified_since: aware; a younger file stays. Not every storage looks at it.
+
         Raises:
+            FileChanged: it is younger.
             ValueError: the URL is that of a directory.
         """
         if urlsplit(url).path.endswith("/") or not urlsplit(url).path:
             raise ValueError(f"{url} is a directory")
+        headers = {}
+        if unmodified_since is not None:
+            headers["If-Unmodified-Since"] = format_datetime(unmodified_since.astimezone(UTC), usegmt=True)
         try:
-            self._ask("DELETE", url)
+            self._ask("DELETE", url, headers=headers)
         except NoSuchFile:
             return False
         return True
 
     def list_directory(self, url: str) -> list[Entry]:
         """Return what is in a directory, without the directory itself."""
-        # Without the slash, some storages redirect and lose the method.
-        url = url if urlsplit(url).path.endswith("/") else url + "/"
-        headers = {**PLAIN, "Depth": "1", "Content-Type": "application/xml"}
-        body = self._ask("PROPFIND", url, data=ASK_PROPERTIES, headers=headers).content
+        return self.look(url, inside=True).entries
+
+    def look(self, url: str, *, inside: bool = False) -> Look:
+        """Return what is at a URL, or ``inside`` the directory that is there.
+
+        Raises:
+            NoSuchFile: nothing is there.
+        """
+        if inside and not urlsplit(url).path.endswith("/"):
+            url += "/"  # else some storages redirect and lose the method
+        headers = {**PLAIN, "Depth": "1" if inside else "0", "Content-Type": "application/xml"}
+        answer = self._ask("PROPFIND", url, data=ASK_PROPERTIES, headers=headers)
         try:
-            entries = list(_entries(url, body))
+            entries = list(_entries(url, answer.content))
         except (ET.ParseError, ValueError) as error:
             raise self._bad("PROPFIND", url, f"cannot be read: {error}", 207) from error
         here = _path(url)
-        return [entry for entry in entries if _path(entry.url) != here]
+        wanted = [entry for entry in entries if (_path(entry.url) != here) == inside]
+        return Look(wanted, _http_time(answer.headers.get("Date")))
 
     def _put(self, url: str, content: bytes | Iterable[bytes], *, once: bool) -> None:
         """Write, following the storage to the node that takes the bytes."""
@@ -217,6 +248,8 @@ class StorageClient:
     def _ask(self, method: str, url: str, *, may_repeat: bool = True, **options: Any) -> requests.Response:
         # Redirected, any other method would become a GET, and its success would mean nothing.
         options["allow_redirects"] = method in ("GET", "HEAD")
+        if self._bearer is not None:
+            options.setdefault("auth", self._bearer)
         return self._caller.ask(method, http_url(url), may_repeat=may_repeat, **options)
 
     def _bad(self, method: str, url: str, detail: str, status: int = 200) -> StorageBadAnswer:

@@ -84,6 +84,29 @@ def check_destination(lfn: str, username: str) -> str:
     return lfn
 
 
+def below_temporary(lfn: str, username: str) -> str:
+    """Return what follows the temporary area's own name in an LFN: ``alice.0a1b/mc/out_1.root``.
+
+    Raises:
+        BadName: it is not a file in the temporary area of this user, or of a group.
+    """
+    area, owner = _find(lfn)
+    if area is None or not area.is_temporary:
+        raise BadName(f"{lfn} is not temporary")
+    if area.is_users and not _is_his(area, owner, username):
+        raise BadName(f"{_not_his(lfn, area, owner)}, not {username}'s")
+    return lfn.removeprefix(area.prefix)
+
+
+def owner_of_folder(folder: str) -> str:
+    """Return whose a folder of the temporary area is, by its name.
+
+    >>> owner_of_folder("alice.0a1b"), owner_of_folder("alice")
+    ('alice', 'alice')
+    """
+    return _HASH.sub("", folder)
+
+
 def can_be_published(lfn: str) -> bool:
     """Say whether a file may be published under this name."""
     area, _ = _find(lfn)

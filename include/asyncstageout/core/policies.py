@@ -68,6 +68,16 @@ class LinkPolicy(BaseModel):
     """The breaker judges a link by at least so many attempts in 10 minutes; 0 switches it off."""
     breaker_failed_share: float = Field(0.8, gt=0, le=1)
     """From this share of failed attempts on, nothing starts but probes."""
+    clean: bool = True
+    """Delete the temporary copies of files that have ended (docs/how-to/cleaning.md)."""
+    clean_waits_for_publication: bool = True
+    """Of a file that is to be published, delete it only when that has ended."""
+    clean_failed_after_h: int = Field(168, ge=0, le=8760)
+    """Hours for which a file that FAILED can be sent again, before its temporary copy is deleted."""
+    clean_killed_after_h: int = Field(24, ge=0, le=8760)
+    """The same for one that was KILLED."""
+    deletes_per_s: int = Field(50, ge=1, le=10_000)
+    """Requests to the source's storage in a second while it is cleaned, at most; set for sources only."""
 
 
 SETTINGS = frozenset(LinkPolicy.model_fields)

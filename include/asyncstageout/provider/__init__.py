@@ -1,4 +1,4 @@
-"""Airflow manners: hook, operators, sensor, triggers, link and connection form."""
+"""Airflow manners: hooks, operators, sensor, triggers, link and connection form."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "cmsweb.cern.ch", "port": "8443"},
                 },
                 "conn-fields": _DBS_FIELDS,
+            },
+            {
+                "connection-type": "stageout_storage",
+                "hook-name": "Stage-out storages",
+                "hook-class-name": "asyncstageout.provider.storages.StorageHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["host", "port", "login", "schema"],
+                    "relabeling": {"password": "Bearer token (instead of a certificate)"},
+                },
+                "conn-fields": _STORAGE_FIELDS,
             },
         ],
         "extra-links": ["asyncstageout.provider.links.FTSMonitorLink"],
@@ -115,4 +125,15 @@ _DBS_FIELDS = {
     "processing_version": _field("Processing version", "1 when empty"),
     "physics_group": _field("Physics group", "CRAB3 when empty"),
     "primary_dataset_type": _field("Type of primary datasets", "mc when empty"),
+}
+
+_STORAGE_FIELDS = {
+    "ca_file": _field(
+        "Certificate authorities", "File or hashed directory, such as /etc/grid-security/certificates"
+    ),
+    "crl": _field("Revocation", "leaf or chain; empty: revocation lists are not looked at"),
+    "cert_file": _field("Client certificate", "PEM file of the service's proxy or certificate"),
+    "key_file": _field("Client key", "PEM file; empty if the certificate file holds the key"),
+    "hosts": _field("Single storages", 'JSON: {"host": {"cert_file": "...", "ca_file": "..."}}'),
+    "test_url": _field("URL to test", "What the Test button looks at, such as davs://host/store/temp"),
 }

@@ -128,14 +128,18 @@ class HookClients:
     def _make(self, server: str, identity: Identity) -> FTS3Client:
         return open_client(
             server,
-            credential=None if identity.is_service else self._credential(identity),
+            credential=None if identity.is_service else self.credential(identity),
             # A user's VO, as FTS sees it, hangs on his attributes (cms/uscms): only FTS can say.
             vo=(identity.vo or self._vos.get(server) or None) if identity.is_service else None,
             pool_size=self._pool_size,
             patience=self._patience,
         )
 
-    def _credential(self, identity: Identity) -> Credential:
+    def credential(self, identity: Identity) -> Credential:
+        """Return the credential of a user.
+
+        :raises CredentialProblem: there is none.
+        """
         source = self._credentials(identity)
         if source is None:
             raise CredentialMissing(identity, "no connection says where users' credentials come from")

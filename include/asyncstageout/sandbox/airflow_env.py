@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncstageout.sandbox.layout import LOOPBACK, Layout, write_private
+from asyncstageout.sandbox.sites.names import DOMAIN
 from asyncstageout.sandbox.tls import SandboxTLS
 
 ADMIN = "admin"
@@ -175,6 +176,7 @@ def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict
         SECOND_FTS: _fts(ports.fts2, ports.fts2_monitor, tls),
         "dbs_default": _dbs(ports.dbs, tls),
         "stageout_credentials": credentials,
+        "stageout_storage": _storage(ports.sites, tls),
     }
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
 
@@ -195,6 +197,18 @@ def _service(kind: str, port: int, tls: SandboxTLS, **extra: str) -> dict[str, A
     }
     address = {"conn_type": kind, "schema": "https", "host": LOOPBACK, "port": port}
     return address | {"extra": certificates | extra}
+
+
+def _storage(port: int, tls: SandboxTLS) -> dict[str, Any]:
+    return {
+        "conn_type": "stageout_storage",
+        "extra": {
+            "ca_file": str(tls.ca),
+            "cert_file": str(tls.client.cert),
+            "key_file": str(tls.client.key),
+            "connect_to": {f"*.{DOMAIN}": f"{LOOPBACK}:{port}"},
+        },
+    }
 
 
 def _remembered(path: Path, fresh: str) -> str:

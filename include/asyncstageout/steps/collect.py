@@ -8,6 +8,7 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.claims import (
     LinkView,
+    cleaned_failed,
     record_links,
     redrive_failed,
     waiting_files,
@@ -35,6 +36,7 @@ def collect(
             return Summary(f"Collected before, at {cycle.collected_at:%H:%M:%S}; nothing changed")
         backfill = params.created_from is not None and not params.dry_run
         redriven = redrive_failed(conn, params, step_run) if backfill else 0
+        cleaned = cleaned_failed(conn, params) if backfill else 0
         adopted = 0 if params.dry_run else adopt_orphans(conn, cycle.cycle_id, ORPHAN_AGE_S)
         rows, held_files = _look(conn, params)
         record_links(conn, cycle.cycle_id, rows)
@@ -49,10 +51,12 @@ def collect(
         sentence += f"; took over {adopted} FTS jobs that nobody confirmed"
     if redriven:
         sentence += f"; {files(redriven)} that failed go again"
+    if cleaned:
+        sentence += f"; {files(cleaned)} that failed cannot: their temporary copies are deleted"
     return Summary(
         sentence,
         {"links": len(rows), "held_links": held_links, "held_files": held_files,
-         "adopted_jobs": adopted, "redriven_files": redriven},
+         "adopted_jobs": adopted, "redriven_files": redriven, "cleaned_files": cleaned},
     )  # fmt: skip
 
 

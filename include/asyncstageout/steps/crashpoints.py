@@ -45,6 +45,11 @@ POINTS = (
     "deliver.before_send",
     "deliver.after_send",
     "deliver.after_record",
+    "clean.after_claim",
+    "clean.after_delete",
+    "clean.after_settle",
+    "sweep.after_intent",
+    "sweep.after_delete",
 )
 """Every point there is; a test holds the code to it."""
 

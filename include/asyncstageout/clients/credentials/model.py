@@ -99,6 +99,18 @@ class FilePlaces(NamedTuple):
     destination_lfn: str
 
 
+class DeletionTokens(Protocol):
+    """Gives the tokens with which we ourselves look at files and delete them."""
+
+    def deletion_token(self, identity: Identity, url: str, lfn: str) -> str:
+        """Return a token for a file and all of its owner's area, good for a request that goes out now.
+
+        Raises:
+            CredentialProblem: the issuer gives none.
+        """
+        ...
+
+
 class StorageTokens(Protocol):
     """Gives the tokens with which FTS reads and writes single files."""
 

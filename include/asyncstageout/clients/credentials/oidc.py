@@ -158,6 +158,17 @@ class OIDCCredentials:
             self._storage_token(identity, self._writing, file.destination_lfn, file.destination_url),
         )
 
+    def deletion_token(self, identity: Identity, url: str, lfn: str) -> str:
+        """Return a token with which the files of an LFN's area can be looked at and deleted.
+
+        Raises:
+            CredentialWrong: the path is another user's, or the issuer gives none for it.
+            CredentialProblem: the issuer gives none.
+        """
+        area = area_of(identity, lfn)
+        scope = " ".join(f"{action}:{area}" for action in MODIFY)
+        return self._token(identity, scope, self._audience(url), REQUEST_MARGIN).text
+
     def _storage_token(self, identity: Identity, actions: tuple[str, ...], lfn: str, url: str) -> str:
         area = area_of(identity, lfn)
         scope = " ".join([*(f"{action}:{area}" for action in actions), *self._also])

@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
@@ -131,7 +131,7 @@ class Storage:
         self._sums.remember(file, value)
         return Response(status_code=204 if existed else 201, headers={"Digest": f"adler32={value:08x}"})
 
-    async def _delete(self, _request: Request, file: Path) -> Response:
+    async def _delete(self, request: Request, file: Path) -> Response:
         if file.is_dir():
             try:
                 file.rmdir()
@@ -140,6 +140,9 @@ class Storage:
             return Response(status_code=204)
         if not file.is_file():
             return PlainTextResponse("not found", 404)
+        since = request.headers.get("if-unmodified-since")
+        if since and file.stat().st_mtime > parsedate_to_datetime(since).timestamp():
+            return PlainTextResponse("it is younger", 412)
         file.unlink()
         return Response(status_code=204)
 

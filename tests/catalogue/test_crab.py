@@ -14,7 +14,6 @@ from asyncstageout.catalogue import crab, crab_rows
 from asyncstageout.catalogue.audit import audit
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.crab import (
-    LIVE_COLUMNS,
     BlockWord,
     Conflict,
     NoSuchFile,
@@ -23,7 +22,7 @@ from asyncstageout.catalogue.crab import (
     Said,
     Word,
 )
-from asyncstageout.catalogue.history import move_finished
+from asyncstageout.catalogue.history import LIVE_COLUMNS, move_finished
 from asyncstageout.catalogue.repairs import free_stray_files, leaked_files
 from asyncstageout.catalogue.retries_by_people import retry_files
 from asyncstageout.core.crab import Reinjection

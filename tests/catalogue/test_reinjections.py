@@ -184,7 +184,11 @@ def test_files_come_back_from_the_history(conn: Connection, add: Add, submitted:
     submitted()
     end(conn, step, S.DONE)
     assert move_finished(conn, keep_done_s=-1) == 4
-    assert outcomes(add(record(0), later(1), later(2))) == [("exists", None), ("again", None), ("again", None)]
+    assert outcomes(add(record(0), later(1), later(2))) == [
+        ("exists", None),
+        ("again", None),
+        ("again", None),
+    ]
     assert states(conn) == {"NEW": 2}
     assert conn.execute("SELECT count(*) FROM transfer_history").fetchone() == (2,)
     assert_sound(conn)

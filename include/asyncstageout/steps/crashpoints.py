@@ -33,6 +33,8 @@ POINTS = (
     "update.after_commit",
     "reconcile.before_repair",
     "reconcile.after_repair",
+    "cancel.before_telling",
+    "cancel.after_telling",
 )
 """Every point there is; a test holds the code to it."""
 

@@ -22,6 +22,8 @@ from asyncstageout.core.restrictions import REFUSING, Restrictions
 from asyncstageout.core.retries import CANCELLED_COPY_S
 from asyncstageout.core.states import PublicationState, TransferState
 
+OUTCOMES = ("created", "again", "exists", "refused")
+
 
 class Answer(NamedTuple):
     """What became of one request."""

@@ -15,11 +15,12 @@ from asyncstageout.core.selections import Selection
 from asyncstageout.core.states import TransferState
 
 S = TransferState
+KILLED = "killed"
 BEING_KILLED = "being_killed"
 
 OUTCOMES: dict[TransferState, str] = {
-    S.NEW: "killed",
-    S.RETRY: "killed",
+    S.NEW: KILLED,
+    S.RETRY: KILLED,
     S.ACQUIRED: BEING_KILLED,
     S.SUBMITTED: BEING_KILLED,
     S.KILL: "already_being_killed",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from psycopg import Connection
 
 from asyncstageout.catalogue.audit import audit
-from asyncstageout.catalogue.cancels import TOLD_AGAIN_S, Ended, ended, jobs_to_cancel
+from asyncstageout.catalogue.cancels import TOLD_AGAIN_S, TaskOfRun, jobs_to_cancel
 from asyncstageout.catalogue.fts_servers import add_server, note_contact
 from asyncstageout.catalogue.jobs import record_accepted
 from asyncstageout.catalogue.kills import kill
@@ -22,7 +21,7 @@ from asyncstageout.clients.errors import ServerFault, Unreachable
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.core.identities import Identity
 from asyncstageout.core.selections import Selection
-from asyncstageout.steps.cancel import cancel
+from asyncstageout.steps.cancel import cancel, outcome, to_cancel
 from asyncstageout.steps.recording import Summary
 from fixtures.catalogue import Add, Plan, assert_audited, file_ids, record, states
 from fixtures.cycles import IMPATIENT, House, jobs_at_fts
@@ -315,24 +314,28 @@ def test_who_dies_while_he_tells_is_followed_by_the_next_run(
 
 
 def test_a_run_knows_how_its_files_ended(house: House, add: Add) -> None:
-    def step_of(run_id: str) -> Any:
+    def told_by(run_id: str) -> None:
         actor = Actor(task_id="cancel", name="airflow", dag_id="stageout_kill", run_id=run_id)
-        return start_step(house.conn, actor)
+        house.step = start_step(house.conn, actor)
+        tell(house)
 
-    def how(run_id: str) -> Ended:
-        return ended(house.conn, "stageout_kill", run_id, "cancel")
+    def how(run_id: str) -> str:
+        return outcome(house.conn, TaskOfRun("stageout_kill", run_id, "cancel")).sentence
 
     add(record(1), record(2, destination="T1_DE_KIT"), record(3, destination="T1_DE_KIT"))
     house.run_cycle()
-    assert how("one") == Ended(0, 0, 0)
+    assert how("one") == "Of 0 files that FTS was told to stop 0 were killed"
     stop(house, Selection(destination="T1_DE_KIT"))
-    house.step = step_of("one")
-    tell(house)
-    assert how("one") == Ended(0, 0, 2)
+    told_by("one")
+    hanging = "2 have not ended (runbooks/kills-that-hang.md)"
+    assert how("one") == f"Of 2 files that FTS was told to stop 0 were killed, {hanging}"
     house.fts.finish(*(job.job_id for job in jobs_at_fts(house) if job.job_state != "CANCELED"))
     stop(house)
-    house.step = step_of("two")
-    tell(house)
+    assert to_cancel(house.conn, now=datetime.now(UTC)).sentence == "FTS is to stop 1 file"
+    told_by("two")
     settle(house)
-    assert how("one") == Ended(2, 0, 0)
-    assert how("two") == Ended(0, 1, 0)
+    assert how("one") == "Of 2 files that FTS was told to stop 2 were killed"
+    assert how("two") == (
+        "Of 1 file that FTS was told to stop 0 were killed, for 1 it was too late: they are DONE"
+    )
+    assert to_cancel(house.conn, now=datetime.now(UTC)).counts == {"files": 0}

@@ -50,7 +50,6 @@ class Ended(NamedTuple):
     killed: int
     too_late: int
     """They had arrived."""
-    open: int
 
 
 _TO_KILL = """
@@ -110,19 +109,35 @@ FROM (
 ) job WHERE j.sid = job.sid
 """
 
-_ENDED = """
-WITH step AS (
-    SELECT id, min(started_at) OVER () AS since FROM step_run
+_JOBS_OF_RUN = """
+step AS (
+    SELECT id, started_at FROM step_run
     WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s AND task_id = %(task_id)s
 ), job AS (
-    SELECT j.sid, j.transfer_ids FROM fts_job j WHERE j.canceller IN (SELECT id FROM step)
+    SELECT sid, transfer_ids FROM fts_job WHERE canceller IN (SELECT id FROM step)
 )
-SELECT count(*) FILTER (WHERE e.to_state = 'KILLED'), count(*) FILTER (WHERE e.to_state <> 'KILLED'),
-    (SELECT count(*) FROM job JOIN transfer t ON t.fts_job = job.sid WHERE t.state = 'KILL')
+"""
+
+_OPEN = f"""
+WITH {_JOBS_OF_RUN}
+SELECT count(*) FROM transfer WHERE state = 'KILL' AND fts_job IN (SELECT sid FROM job)
+"""
+
+_ENDED = f"""
+WITH {_JOBS_OF_RUN}
+SELECT count(*) FILTER (WHERE e.to_state = 'KILLED'), count(*) FILTER (WHERE e.to_state <> 'KILLED')
 FROM job CROSS JOIN LATERAL unnest(job.transfer_ids) AS u(id)
     JOIN transfer_event e ON e.transfer_id = u.id AND e.fts_job = job.sid AND e.from_state = 'KILL'
-        AND e.at >= (SELECT min(since) FROM step)
+        AND e.at >= (SELECT min(started_at) FROM step)
 """
+
+
+class TaskOfRun(NamedTuple):
+    """A task of a run that told FTS, whichever of its tries it was."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
 
 
 def jobs_to_cancel(conn: Connection, now: datetime) -> list[JobToCancel]:
@@ -156,7 +171,12 @@ def note_told(conn: Connection, sids: Sequence[UUID], step_run: int, now: dateti
     conn.execute(_NOTE, {"sids": list(sids), "step_run": step_run, "now": now})
 
 
-def ended(conn: Connection, dag_id: str, run_id: str, task_id: str) -> Ended:
-    """Return how the files ended of which this task of a run was the last to tell FTS."""
-    row = conn.execute(_ENDED, {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}).fetchone()
-    return Ended(*row or (0, 0, 0))
+def still_open(conn: Connection, teller: TaskOfRun) -> int:
+    """Return how many files are open of those of which this task was the last to tell FTS."""
+    row = conn.execute(_OPEN, teller._asdict()).fetchone()
+    return int(row[0]) if row else 0
+
+
+def ended(conn: Connection, teller: TaskOfRun) -> Ended:
+    """Return how the files ended of which this task was the last to tell FTS."""
+    return Ended(*conn.execute(_ENDED, teller._asdict()).fetchone() or (0, 0))

@@ -18,6 +18,7 @@ from asyncstageout.cli.options import AsJson
 from asyncstageout.cli.restrictions import FORMATS
 from asyncstageout.client import Acted, NeedsApproval
 from asyncstageout.core.failures import Category
+from asyncstageout.core.selections import read_id
 
 WORDS = {
     "killed": "stopped",
@@ -119,7 +120,7 @@ def retry(
 def _chosen(files: list[str] | None, **given: str | datetime | None) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
     if files:
-        chosen["ids"] = [int(one) if one.isdecimal() and len(one) < 20 else one for one in files]
+        chosen["ids"] = [read_id(one) for one in files]
     if not chosen:
         raise Advice("Nothing says which files.", "Name files, or --task, --user, --site, --source, ...")
     return chosen

@@ -20,6 +20,15 @@ UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,30}$")]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,100}$")]
 
 
+def read_id(text: str) -> int | str:
+    """Return a file's number or request id, as a person writes it.
+
+    >>> read_id("42"), read_id("0" * 56)
+    (42, '00000000000000000000000000000000000000000000000000000000')
+    """
+    return int(text) if text.isdecimal() and len(text) < 20 else text
+
+
 class Selection(BaseModel):
     """The files for which everything given holds; at least one thing is given."""
 

@@ -1,4 +1,4 @@
-"""The sensor of ``stageout_sense``."""
+"""The sensors of ``stageout_sense`` and ``stageout_kill``: both live in the triggerer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from asyncstageout.provider.running import CATALOGUE_CONN_ID, catalogue
 from asyncstageout.steps.sense import look_everywhere
 
 TRIGGER = "asyncstageout.provider.triggers.OpenFTSJobsTrigger"
+KILLED_FILES_TRIGGER = "asyncstageout.provider.kill_triggers.KilledFilesTrigger"
 
 
 class OpenFTSJobsSensor(BaseSensorOperator):
@@ -61,6 +62,46 @@ class OpenFTSJobsSensor(BaseSensorOperator):
         with open_catalogue() as conn, HookClients.of(conn) as clients:
             look_everywhere(conn, clients, open_catalogue, now=datetime.now(UTC))
             return staged_reports(conn) > 0
+
+    def execute_complete(self, context: Any, event: Any) -> Any:  # noqa: ARG002 - Airflow's signature
+        """Take the event of a trigger that could not end the task itself."""
+        return event
+
+
+class KilledFilesSensor(BaseSensorOperator):
+    """Wait until all files have ended that a task of this run told FTS to stop, and say how.
+
+    Red when some have not ended after a while. It starts and ends in the triggerer.
+
+    :param teller: id of the task that told FTS.
+    :param catalogue_conn_id: connection of type ``postgres``.
+    :param patience_s: how long it waits.
+    """
+
+    template_fields = ()
+    start_from_trigger = True
+    ui_color = "#f0d6d6"
+
+    def __init__(
+        self,
+        *,
+        teller: str,
+        catalogue_conn_id: str = CATALOGUE_CONN_ID,
+        patience_s: float = 600.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls=KILLED_FILES_TRIGGER,
+            trigger_kwargs={
+                "catalogue_conn_id": catalogue_conn_id,
+                "teller": teller,
+                "patience_s": patience_s,
+            },
+            next_method="execute_complete",
+            # A trigger without a timeout whose arguments cannot be decoded hangs for ever.
+            timeout=timedelta(seconds=2 * patience_s + 60),
+        )
 
     def execute_complete(self, context: Any, event: Any) -> Any:  # noqa: ARG002 - Airflow's signature
         """Take the event of a trigger that could not end the task itself."""

@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from psycopg import Connection
 
-from asyncstageout.catalogue.cancels import JobToCancel, close_unsent, jobs_to_cancel, kept, note_told
+from asyncstageout.catalogue.cancels import (
+    JobToCancel,
+    TaskOfRun,
+    close_unsent,
+    ended,
+    jobs_to_cancel,
+    kept,
+    note_told,
+    still_open,
+)
 from asyncstageout.catalogue.fts_servers import note_contact
 from asyncstageout.clients.credentials.model import CredentialProblem
 from asyncstageout.clients.errors import FTSError, JobNotFound, NotAuthorised, Transient, Untrusted
@@ -34,6 +43,7 @@ logger = logging.getLogger(__name__)
 THREADS = 8
 """Servers and identities at once; a silent server takes a while."""
 
+NOTHING = "FTS has nothing to stop"
 BESIDE = {
     "unsent_files": "killed that FTS never heard of",
     "planned": "to be stopped when FTS confirms the job",
@@ -83,6 +93,26 @@ def cancel(conn: Connection, clients: FTSClients, *, now: datetime, step_run: in
         logger.warning("%s", summary.sentence)
         raise problems[0][1]
     return summary
+
+
+def to_cancel(conn: Connection, *, now: datetime) -> Summary:
+    """Say whether FTS is to be told anything, and how much."""
+    count, left = sum(len(job.transfer_ids) for job in jobs_to_cancel(conn, now)), kept(conn)
+    sentence = f"FTS is to stop {files(count)}" if count else NOTHING
+    # Of the planned ones FTS may never have heard.
+    return Summary(_beside(sentence, left._asdict()), {"files": count + left.planned})
+
+
+def outcome(conn: Connection, teller: TaskOfRun) -> Summary:
+    """Say what became of the files that a task told FTS to stop."""
+    done, left = ended(conn, teller), still_open(conn, teller)
+    total = sum(done) + left
+    sentence = f"Of {files(total)} that FTS was told to stop {done.killed:,} were killed"
+    if done.too_late:
+        sentence += f", for {done.too_late:,} it was too late: they are DONE"
+    if left:
+        sentence += f", {left:,} have not ended (runbooks/kills-that-hang.md)"
+    return Summary(_beside(sentence, kept(conn)._asdict()), {**done._asdict(), "open": left})
 
 
 def _tell(clients: FTSClients, way: Way, jobs: Sequence[JobToCancel]) -> _Told:
@@ -197,7 +227,6 @@ def _running(job: JobToCancel, answer: JobAnswer) -> list[int]:
 
 
 def _summary(conn: Connection, told: Sequence[_Told], unsent: int) -> Summary:
-    left = kept(conn)
     counts = {
         "files": sum(len(job.transfer_ids) for one in told for job in one.jobs),
         "jobs": sum(len(one.jobs) for one in told),
@@ -205,17 +234,21 @@ def _summary(conn: Connection, told: Sequence[_Told], unsent: int) -> Summary:
         "single_files": sum(one.single_files for one in told),
         "unsent_files": unsent,
         "forbidden_files": sum(len(job.transfer_ids) for one in told for job in one.forbidden),
-        **left._asdict(),
+        **kept(conn)._asdict(),
     }
-    parts = [_told_sentence(counts)]
-    parts += [f"{files(counts[name])} {words}" for name, words in BESIDE.items() if counts[name]]
-    parts += [f"{one.way.server} did not take it: {one.problem}" for one in told if one.problem]
-    return Summary("; ".join(parts), counts)
+    problems = [f"{one.way.server} did not take it: {one.problem}" for one in told if one.problem]
+    return Summary("; ".join([_beside(_told_sentence(counts), counts), *problems]), counts)
+
+
+def _beside(sentence: str, counts: Mapping[str, int]) -> str:
+    """Add the files of which FTS is not told."""
+    parts = [f"{files(counts[name])} {words}" for name, words in BESIDE.items() if counts.get(name)]
+    return "; ".join([sentence, *parts])
 
 
 def _told_sentence(counts: dict[str, int]) -> str:
     if not counts["jobs"]:
-        return "FTS has nothing to stop"
+        return NOTHING
     ways = [f"{counts['whole_jobs']:,} whole jobs"] if counts["whole_jobs"] else []
     ways += [f"{files(counts['single_files'])} one by one"] if counts["single_files"] else []
     return f"FTS was told to stop {files(counts['files'])} ({', '.join(ways) or 'they had ended there'})"

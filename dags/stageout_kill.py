@@ -95,7 +95,7 @@ def stageout_kill() -> None:
 
     selected, killed, cancelled = select(), kill(), cancel()
     selected >> [approve, killed, cancelled]
-    approve >> killed >> cancelled >> KilledFilesSensor(task_id="confirm", teller="cancel")
+    approve >> killed >> cancelled >> KilledFilesSensor(task_id="confirm")
 
 
 stageout_kill()

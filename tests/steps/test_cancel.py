@@ -8,7 +8,7 @@ import pytest
 from psycopg import Connection
 
 from asyncstageout.catalogue.audit import audit
-from asyncstageout.catalogue.cancels import TOLD_AGAIN_S, TaskOfRun, jobs_to_cancel
+from asyncstageout.catalogue.cancels import TOLD_AGAIN_S, KillRun, jobs_to_cancel
 from asyncstageout.catalogue.fts_servers import add_server, note_contact
 from asyncstageout.catalogue.jobs import record_accepted
 from asyncstageout.catalogue.kills import kill
@@ -314,28 +314,28 @@ def test_who_dies_while_he_tells_is_followed_by_the_next_run(
 
 
 def test_a_run_knows_how_its_files_ended(house: House, add: Add) -> None:
-    def told_by(run_id: str) -> None:
-        actor = Actor(task_id="cancel", name="airflow", dag_id="stageout_kill", run_id=run_id)
+    def runs(run_id: str, task_id: str) -> None:
+        actor = Actor(task_id=task_id, name="airflow", dag_id="stageout_kill", run_id=run_id)
         house.step = start_step(house.conn, actor)
-        tell(house)
 
     def how(run_id: str) -> str:
-        return outcome(house.conn, TaskOfRun("stageout_kill", run_id, "cancel")).sentence
+        return outcome(house.conn, KillRun("stageout_kill", run_id)).sentence
 
     add(record(1), record(2, destination="T1_DE_KIT"), record(3, destination="T1_DE_KIT"))
     house.run_cycle()
-    assert how("one") == "Of 0 files that FTS was told to stop 0 were killed"
+    assert how("by bell") == "Of 0 files under way 0 were killed"
     stop(house, Selection(destination="T1_DE_KIT"))
-    told_by("one")
+    runs("by bell", "cancel")
+    tell(house)
     hanging = "2 have not ended (runbooks/kills-that-hang.md)"
-    assert how("one") == f"Of 2 files that FTS was told to stop 0 were killed, {hanging}"
+    assert how("by bell") == f"Of 2 files under way 0 were killed, {hanging}"
     house.fts.finish(*(job.job_id for job in jobs_at_fts(house) if job.job_state != "CANCELED"))
+    runs("by form", "kill")
     stop(house)
     assert to_cancel(house.conn, now=datetime.now(UTC)).sentence == "FTS is to stop 1 file"
-    told_by("two")
-    settle(house)
-    assert how("one") == "Of 2 files that FTS was told to stop 2 were killed"
-    assert how("two") == (
-        "Of 1 file that FTS was told to stop 0 were killed, for 1 it was too late: they are DONE"
-    )
+    settle(house)  # before anybody tells FTS
+    runs("by form", "cancel")
+    assert tell(house).counts["jobs"] == 0
+    assert how("by bell") == "Of 2 files under way 2 were killed"
+    assert how("by form") == "Of 1 file under way 0 were killed, for 1 it was too late: they are DONE"
     assert to_cancel(house.conn, now=datetime.now(UTC)).counts == {"files": 0}

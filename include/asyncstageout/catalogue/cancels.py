@@ -45,7 +45,7 @@ class Kept(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How files ended that FTS was told to stop."""
+    """How files ended that were under way when they were killed."""
 
     killed: int
     too_late: int
@@ -109,35 +109,38 @@ FROM (
 ) job WHERE j.sid = job.sid
 """
 
-_JOBS_OF_RUN = """
-step AS (
-    SELECT id, started_at FROM step_run
-    WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s AND task_id = %(task_id)s
-), job AS (
-    SELECT sid, transfer_ids FROM fts_job WHERE canceller IN (SELECT id FROM step)
-)
+_STEPS = """
+step AS (SELECT id, started_at FROM step_run WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s)
 """
 
 _OPEN = f"""
-WITH {_JOBS_OF_RUN}
-SELECT count(*) FROM transfer WHERE state = 'KILL' AND fts_job IN (SELECT sid FROM job)
+WITH {_STEPS}
+SELECT count(*) FROM transfer t JOIN fts_job j ON j.sid = t.fts_job
+WHERE t.state = 'KILL' AND j.canceller IN (SELECT id FROM step)
 """
 
+# What the run killed itself, and what others did in jobs of which it told FTS. The times keep to some days'
+# partitions.
 _ENDED = f"""
-WITH {_JOBS_OF_RUN}
+WITH {_STEPS}, file AS (
+    SELECT u.id, j.sid FROM fts_job j CROSS JOIN LATERAL unnest(j.transfer_ids) AS u(id)
+    WHERE j.canceller IN (SELECT id FROM step)
+    UNION
+    SELECT transfer_id, fts_job FROM transfer_event
+    WHERE step_run IN (SELECT id FROM step) AND to_state = 'KILL' AND fts_job IS NOT NULL
+        AND at >= (SELECT min(started_at) FROM step)
+)
 SELECT count(*) FILTER (WHERE e.to_state = 'KILLED'), count(*) FILTER (WHERE e.to_state <> 'KILLED')
-FROM job CROSS JOIN LATERAL unnest(job.transfer_ids) AS u(id)
-    JOIN transfer_event e ON e.transfer_id = u.id AND e.fts_job = job.sid AND e.from_state = 'KILL'
-        AND e.at >= (SELECT min(started_at) FROM step)
+FROM file f JOIN transfer_event e ON e.transfer_id = f.id AND e.fts_job = f.sid AND e.from_state = 'KILL'
+    AND e.at >= (SELECT min(started_at) FROM step)
 """
 
 
-class TaskOfRun(NamedTuple):
-    """A task of a run that told FTS, whichever of its tries it was."""
+class KillRun(NamedTuple):
+    """A run of a DAG that killed files, told FTS to stop some, or both."""
 
     dag_id: str
     run_id: str
-    task_id: str
 
 
 def jobs_to_cancel(conn: Connection, now: datetime) -> list[JobToCancel]:
@@ -171,12 +174,12 @@ def note_told(conn: Connection, sids: Sequence[UUID], step_run: int, now: dateti
     conn.execute(_NOTE, {"sids": list(sids), "step_run": step_run, "now": now})
 
 
-def still_open(conn: Connection, teller: TaskOfRun) -> int:
-    """Return how many files are open of those of which this task was the last to tell FTS."""
-    row = conn.execute(_OPEN, teller._asdict()).fetchone()
+def still_open(conn: Connection, run: KillRun) -> int:
+    """Return how many files have not ended of those of which this run was the last to tell FTS."""
+    row = conn.execute(_OPEN, run._asdict()).fetchone()
     return int(row[0]) if row else 0
 
 
-def ended(conn: Connection, teller: TaskOfRun) -> Ended:
-    """Return how the files ended of which this task was the last to tell FTS."""
-    return Ended(*conn.execute(_ENDED, teller._asdict()).fetchone() or (0, 0))
+def ended(conn: Connection, run: KillRun) -> Ended:
+    """Return how files ended that were under way when this run killed them, or told FTS to stop them."""
+    return Ended(*conn.execute(_ENDED, run._asdict()).fetchone() or (0, 0))

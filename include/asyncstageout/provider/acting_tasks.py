@@ -21,7 +21,7 @@ Context = Mapping[str, Any]
 XCom = dict[str, Any]
 S = TypeVar("S", bound=Selection)
 
-SELECT, APPROVE, CANCEL = "select", "approve", "cancel"
+SELECT, APPROVE, KILL, CANCEL, RETRY = "select", "approve", "kill", "cancel", "retry"
 
 
 class WrongForm(ValueError):
@@ -33,7 +33,7 @@ def select_kills(context: Context) -> str | None:
     selection = _selection(context, Selection)
     if selection is None:
         return _select(context, lambda conn: cancelling.to_cancel(conn, now=_now()), then=CANCEL)
-    return _select_by_form(context, selection, acting.killing(), then="kill")
+    return _select_by_form(context, selection, acting.killing(), then=KILL)
 
 
 def kill(context: Context) -> XCom:
@@ -42,14 +42,14 @@ def kill(context: Context) -> XCom:
 
 
 def cancel(context: Context) -> XCom:
-    """Return the summary, or nothing at all when FTS was told nothing: then there is nothing to wait for."""
+    """Return the summary, or nothing at all where this run stopped nothing: the rest is skipped then."""
 
     def step(conn: Connection, step_run: int) -> Summary:
         with HookClients.of(conn) as clients:
             return cancelling.cancel(conn, clients, now=_now(), step_run=step_run)
 
     summary = run_step(context, step)
-    return summary.as_xcom() if summary.counts["jobs"] else {}
+    return summary.as_xcom() if summary.counts["jobs"] or context["ti"].xcom_pull(KILL) else {}
 
 
 def select_retries(context: Context) -> str | None:
@@ -57,7 +57,7 @@ def select_retries(context: Context) -> str | None:
     selection = _selection(context, EndedSelection)
     if selection is None:
         raise WrongForm(f"Say which files: {', '.join(EndedSelection.ways())}")
-    return _select_by_form(context, selection, _sending_again(context), then="retry")
+    return _select_by_form(context, selection, _sending_again(context), then=RETRY)
 
 
 def retry(context: Context) -> XCom:

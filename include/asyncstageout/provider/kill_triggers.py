@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent
 from psycopg import Connection
 
 from asyncstageout.catalogue.bell import KILLS_CHANNEL
-from asyncstageout.catalogue.cancels import TaskOfRun, still_open
+from asyncstageout.catalogue.cancels import KillRun, still_open
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.step_runs import end_step, start_step
 from asyncstageout.provider.running import actor_of
@@ -37,20 +37,16 @@ class KillsTrigger(PendingFilesTrigger):
 
 
 class KilledFilesTrigger(BaseTrigger):
-    """Ends its task when all files have ended that a task of its run told FTS to stop, or after a while.
+    """Ends its task when all files have ended of which its run told FTS to stop them, or after a while.
 
     :param catalogue_conn_id: connection of type ``postgres``.
-    :param teller: id of the task that told FTS.
     :param patience_s: how long it waits.
     :param pause_s: between two looks.
     """
 
-    def __init__(
-        self, catalogue_conn_id: str, teller: str, patience_s: float = 600.0, pause_s: float = 1.0
-    ) -> None:
+    def __init__(self, catalogue_conn_id: str, patience_s: float = 600.0, pause_s: float = 1.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.catalogue_conn_id = catalogue_conn_id
-        self.teller = teller
         self.patience_s = patience_s
         self.pause_s = pause_s
 
@@ -59,7 +55,6 @@ class KilledFilesTrigger(BaseTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "catalogue_conn_id": self.catalogue_conn_id,
-                "teller": self.teller,
                 "patience_s": self.patience_s,
                 "pause_s": self.pause_s,
             },
@@ -75,12 +70,12 @@ class KilledFilesTrigger(BaseTrigger):
 
     async def _wait(self, conn: Connection) -> TriggerEvent:
         actor = actor_of(self.task_instance)
-        teller = TaskOfRun(actor.dag_id or "", actor.run_id or "", self.teller)
+        run = KillRun(actor.dag_id or "", actor.run_id or "")
         step_run = await asyncio.to_thread(start_step, conn, actor)
         ends_at_s = monotonic() + self.patience_s
-        while await asyncio.to_thread(still_open, conn, teller) and monotonic() < ends_at_s:
+        while await asyncio.to_thread(still_open, conn, run) and monotonic() < ends_at_s:
             await asyncio.sleep(self.pause_s)
-        said = await asyncio.to_thread(outcome, conn, teller)
+        said = await asyncio.to_thread(outcome, conn, run)
         is_over = not said.counts["open"]
         await asyncio.to_thread(
             end_step, conn, step_run, outcome="success" if is_over else "failed",

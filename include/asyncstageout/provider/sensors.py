@@ -69,11 +69,10 @@ class OpenFTSJobsSensor(BaseSensorOperator):
 
 
 class KilledFilesSensor(BaseSensorOperator):
-    """Wait until all files have ended that a task of this run told FTS to stop, and say how.
+    """Wait until all files have ended of which this run told FTS to stop them, and say how.
 
     Red when some have not ended after a while. It starts and ends in the triggerer.
 
-    :param teller: id of the task that told FTS.
     :param catalogue_conn_id: connection of type ``postgres``.
     :param patience_s: how long it waits.
     """
@@ -85,7 +84,6 @@ class KilledFilesSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        teller: str,
         catalogue_conn_id: str = CATALOGUE_CONN_ID,
         patience_s: float = 600.0,
         **kwargs: Any,
@@ -93,11 +91,7 @@ class KilledFilesSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls=KILLED_FILES_TRIGGER,
-            trigger_kwargs={
-                "catalogue_conn_id": catalogue_conn_id,
-                "teller": teller,
-                "patience_s": patience_s,
-            },
+            trigger_kwargs={"catalogue_conn_id": catalogue_conn_id, "patience_s": patience_s},
             next_method="execute_complete",
             # A trigger without a timeout whose arguments cannot be decoded hangs for ever.
             timeout=timedelta(seconds=2 * patience_s + 60),

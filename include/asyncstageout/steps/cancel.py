@@ -18,7 +18,7 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.cancels import (
     JobToCancel,
-    TaskOfRun,
+    KillRun,
     close_unsent,
     ended,
     jobs_to_cancel,
@@ -103,11 +103,10 @@ def to_cancel(conn: Connection, *, now: datetime) -> Summary:
     return Summary(_beside(sentence, left._asdict()), {"files": count + left.planned})
 
 
-def outcome(conn: Connection, teller: TaskOfRun) -> Summary:
-    """Say what became of the files that a task told FTS to stop."""
-    done, left = ended(conn, teller), still_open(conn, teller)
-    total = sum(done) + left
-    sentence = f"Of {files(total)} that FTS was told to stop {done.killed:,} were killed"
+def outcome(conn: Connection, run: KillRun) -> Summary:
+    """Say what became of the files that were under way when a run killed them, or told FTS to stop them."""
+    done, left = ended(conn, run), still_open(conn, run)
+    sentence = f"Of {files(sum(done) + left)} under way {done.killed:,} were killed"
     if done.too_late:
         sentence += f", for {done.too_late:,} it was too late: they are DONE"
     if left:

@@ -21,6 +21,8 @@ EXPECTED = {
     "stageout_intake": ["collect", "list_sources", "summarise"],
     "stageout_sites": ["load", "verdict"],
     "stageout_credentials": ["renew", "verdict"],
+    "stageout_kill": ["approve", "cancel", "confirm", "kill", "select"],
+    "stageout_retry": ["approve", "retry", "select"],
 }
 
 

@@ -38,10 +38,11 @@ class Invariant(NamedTuple):
 # Every file wherever it is, and every file's events in their order.
 _FILE = """
 file AS (
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, false AS archived FROM transfer
-    WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, already_there, false AS archived
+    FROM transfer WHERE {id}
     UNION ALL
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, true FROM transfer_history WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, already_there, true
+    FROM transfer_history WHERE {id}
 )
 """
 _LINE = """
@@ -80,11 +81,12 @@ INVARIANTS = (
         SELECT id::text, state || CASE
             WHEN (ended_at IS NOT NULL) <> (state IN {FINAL}) THEN ' and its end do not agree'
             WHEN archived AND state NOT IN {FINAL} THEN ' in the history'
+            WHEN already_there AND state <> 'DONE' THEN ' although it was written to its destination'
             ELSE ' without ever having been in a job' END
         FROM file
         WHERE (ended_at IS NOT NULL) <> (state IN {FINAL}) OR (archived AND state NOT IN {FINAL})
             OR (state IN ('ACQUIRED', 'SUBMITTED') AND fts_job IS NULL AND driver IS NULL)
-            OR (state = 'SUBMITTED' AND attempt = 0)
+            OR (state = 'SUBMITTED' AND attempt = 0) OR (already_there AND state <> 'DONE')
         """,
     ),
     Invariant(

@@ -130,7 +130,7 @@ WITH wanted AS (
 )
 SELECT t.id, t.source, t.destination, t.username, t.identity, t.activity, t.priority, t.size_bytes,
     t.source_lfn, t.destination_lfn, t.fts_job,
-    (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE
+    (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE, t.adler32 IS NOT NULL
 FROM picked p JOIN transfer t USING (id)
 WHERE t.state IN ('NEW', 'RETRY') AND t.driver IS NULL
 ORDER BY p.turn, t.due_at, t.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+SANDBOX = ("sandbox-tls", "sites", "fts", "dbs")
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
@@ -25,8 +27,8 @@ def words(service: dict[str, Any]) -> str:
 
 
 def test_the_services_are_those_of_the_embedded_platform() -> None:
-    assert set(SERVICES) == {"postgres", "airflow-init", *AIRFLOW, "sandbox-tls", "sites", "fts"}
-    assert {name for name in SERVICES if SERVICES[name].get("profiles")} == {"sandbox-tls", "sites", "fts"}
+    assert set(SERVICES) == {"postgres", "airflow-init", *AIRFLOW, *SANDBOX}
+    assert {name for name in SERVICES if SERVICES[name].get("profiles")} == set(SANDBOX)
     assert all(SERVICES[name]["command"] == name for name in AIRFLOW)
 
 
@@ -45,7 +47,8 @@ def test_what_runs_on_has_a_health_check() -> None:
 
 def test_every_module_named_in_a_command_exists() -> None:
     modules = {found for service in SERVICES.values() for found in re.findall(r"-m ([\w.]+)", words(service))}
-    assert modules == {"asyncstageout.cli", "asyncstageout.sandbox.sites", "asyncstageout.sandbox.fts"}
+    sandbox = {f"asyncstageout.sandbox.{name}" for name in ("sites", "fts", "dbs")}
+    assert modules == {"asyncstageout.cli", *sandbox}
     assert all(importlib.util.find_spec(module) for module in modules)
 
 
@@ -66,29 +69,38 @@ def test_secrets_come_from_the_environment_and_have_no_default() -> None:
     required = set(re.findall(r"\$\{(\w+):\?", text))
     assert required == set(re.findall(r"^(\w+)=$", example, re.MULTILINE))
     assert set(re.findall(r"\$\{(\w+)", text)) - required == {
+        "AIRFLOW_CONN_DBS_DEFAULT",
         "AIRFLOW_CONN_FTS3_DEFAULT",
         "AIRFLOW_PORT",
     }
 
 
-def test_the_default_connection_is_one_that_airflow_reads(tmp_path: Path) -> None:
-    wanted = SERVICES["scheduler"]["environment"]["AIRFLOW_CONN_FTS3_DEFAULT"]
-    uri = wanted.removeprefix("${AIRFLOW_CONN_FTS3_DEFAULT:-").removesuffix("}")
+def test_the_default_connections_are_such_that_airflow_reads(tmp_path: Path) -> None:
+    environment = SERVICES["scheduler"]["environment"]
+    uris = [
+        environment[name].removeprefix(f"${{{name}:-").removesuffix("}")
+        for name in ("AIRFLOW_CONN_FTS3_DEFAULT", "AIRFLOW_CONN_DBS_DEFAULT")
+    ]
     script = (
-        "import sys; from airflow.sdk import Connection as C; c = C.from_uri(sys.argv[1], conn_id='x');"
-        "print(c.conn_type, c.host, c.port, c.schema, *sorted(c.extra_dejson), c.extra_dejson['monitor_url'])"
+        "import json, sys; from airflow.sdk import Connection as C\n"
+        "for uri in sys.argv[1:]:\n"
+        "    c = C.from_uri(uri, conn_id='x')\n"
+        "    print(json.dumps([c.conn_type, c.host, c.port, c.schema, c.extra_dejson]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, uri],
+        [sys.executable, "-c", script, *uris],
         env=os.environ | {"AIRFLOW_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1].split() == [
-        *("fts3", "fts", "8446", "https", "ca_file", "cert_file", "key_file", "monitor_url", "vo"),
-        "http://localhost:8449/fts3/ftsmon",
-    ]
+    certificates = {"ca_file": "/tls/ca.pem", "cert_file": "/tls/client.pem", "key_file": "/tls/client.key"}
+    assert [json.loads(line) for line in done.stdout.splitlines()[-2:]] == [
+        ["fts3", "fts", 8446, "https", certificates | {
+            "vo": "cms", "monitor_url": "http://localhost:8449/fts3/ftsmon",
+        }],
+        ["dbs", "dbs", 8447, "https", certificates | {"global_reader": "/dbs/prod/global/DBSReader"}],
+    ]  # fmt: skip
 
 
 def test_ports_are_open_on_this_machine_only() -> None:

@@ -88,6 +88,14 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", f"{V1}/restrictions/{{restriction_id}}/lift"): for_operators(404),
     ("GET", f"{V1}/changes"): for_operators(),
     ("GET", f"{V1}/servers"): for_operators(),
+    ("GET", f"{V1}/subscriptions"): for_operators(),
+    ("PUT", f"{V1}/subscriptions"): for_operators(json={"name": "a", "kind": "crab", "conn_id": "c"}),
+    ("PUT", f"{V1}/subscriptions/{{name}}/state"): for_operators(404, json={"state": "paused"}),
+    ("DELETE", f"{V1}/subscriptions/{{name}}"): for_operators(404),
+    ("GET", f"{V1}/outbox"): for_operators(),
+    ("GET", f"{V1}/outbox/dead"): for_operators(),
+    ("POST", f"{V1}/outbox/replay"): for_operators(json={"everything": True}),
+    ("POST", f"{V1}/outbox/discard"): for_operators(json={"everything": True}),
     ("GET", f"{V1}/metrics"): Call(NOBODY),
     ("GET", f"{CRAB}/fileusertransfers"): Call(
         status=200, tells=HERS["source_lfn"], options={"params": {"subresource": "getById", "id": ID}}
@@ -132,7 +140,7 @@ def test_every_route_says_that_it_wants_to_know_who_asks(app: FastAPI) -> None:
 def test_who_may_and_who_may_not(method: str, path: str, api: API, add: Add, conn: Connection) -> None:
     add(HERS)
     call = CALLS[method, path]
-    url = path.format(file_id=ID, task=TASK, restriction_id=1, instance="prod")
+    url = path.format(file_id=ID, task=TASK, restriction_id=1, instance="prod", name="nobody")
     if method == "GET" and path.endswith("file-metadata"):
         assert api(ALICE).put(f"{V1}/file-metadata", json=METADATA).status_code == 200
     before = conn.execute("SELECT count(*), max(id) FROM transfer_event").fetchone()

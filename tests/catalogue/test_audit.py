@@ -18,6 +18,7 @@ from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.failures import classify
 from asyncstageout.core.states import TransferState
 from fixtures.catalogue import Add, Plan, record
+from fixtures.receivers import subscribe
 
 S = TransferState
 QUOTA = classify("TRANSFER [5] HTTP 507 : Insufficient Storage")
@@ -35,6 +36,7 @@ def lived(conn: Connection, add: Add, submitted: Plan, plan: Plan, step: int) ->
     submitted()
     add(record(10))
     plan()
+    subscribe(conn, events=["transfer:NEW"])
     add(record(11))
     return conn
 
@@ -108,6 +110,29 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
         "DROP INDEX transfer_one_writer;"
         "UPDATE transfer SET destination_lfn = (SELECT destination_lfn FROM transfer WHERE state = 'ACQUIRED')"
         " WHERE state = 'SUBMITTED'",
+    ),
+    "messages known": (
+        "ALTER TABLE subscription_health DROP CONSTRAINT subscription_health_subscription_fkey;"
+        "DELETE FROM subscription",
+        "INSERT INTO outbox (subscription, transfer_id, event_kind, event_id, to_state, at)"
+        " SELECT subscription, transfer_id, event_kind, event_id, to_state, at FROM outbox",
+        "UPDATE outbox SET event_id = 999999",
+        "UPDATE outbox SET to_state = 'KILLED'",
+        "UPDATE outbox SET event_kind = 'publication'",
+    ),
+    "deliveries agree": (
+        "UPDATE outbox SET dead_at = now()",
+        "INSERT INTO file_event (transfer_id, kind, from_state, to_state, subject, step_run, reason)"
+        " SELECT transfer_id, 'delivery', 'PENDING', 'DELIVERED', 'hook', 1, 'transfer-' || event_id || ' NEW'"
+        " FROM outbox",
+        "INSERT INTO file_event (transfer_id, kind, from_state, to_state, subject, step_run, reason)"
+        " SELECT transfer_id, 'delivery', 'PENDING', 'DEAD', 'hook', 1, 'transfer-' || event_id || ' NEW: x'"
+        " FROM outbox",
+    ),
+    "deliveries in order": (
+        "INSERT INTO file_event (transfer_id, kind, from_state, to_state, subject, step_run, reason)"
+        " SELECT transfer_id, 'delivery', 'PENDING', 'DELIVERED', 'hook', 1, 'transfer-' || event_id + 1 || ' DONE'"
+        " FROM outbox",
     ),
     "no leak": (
         "UPDATE fts_job SET state = 'REFUSED' WHERE state = 'PLANNED';"

@@ -27,13 +27,14 @@ from asyncstageout.catalogue.storages import put_sites
 from asyncstageout.cli import doctor
 from asyncstageout.cli.doctor import CHECKS, Level, examine
 from asyncstageout.cli.doctor import Result as Finding
-from asyncstageout.cli.surroundings import FTSAccess, Surroundings, fts_access
+from asyncstageout.cli.surroundings import DBSAccess, FTSAccess, Surroundings, dbs_access, fts_access
 from asyncstageout.sandbox.airflow_env import LOGINS_FILE
 from asyncstageout.sandbox.fts.service import Options, SandboxFTS
 from asyncstageout.sandbox.layout import Layout, Ports, free_port, write_private
 from asyncstageout.sandbox.serving import running, server
 from asyncstageout.sandbox.sites.names import site_pfn
 from asyncstageout.sandbox.tls import SandboxTLS
+from sandbox.dbs_harness import dbs_bench
 from sandbox.harness import certificates, site_bench
 
 Aso: TypeAlias = Callable[..., Result]
@@ -60,6 +61,13 @@ def fts(tls: SandboxTLS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
     served = SandboxFTS(Options(tmp_path_factory.mktemp("fts"), with_bytes=False))
     with running(server(served.app, tls=tls.server, client_ca=tls.ca)) as port:
         yield FTSAccess(f"https://127.0.0.1:{port}", str(tls.ca), str(tls.client.cert), str(tls.client.key))
+
+
+@pytest.fixture(scope="module")
+def dbs(tls: SandboxTLS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DBSAccess]:
+    with dbs_bench(tls, tmp_path_factory.mktemp("dbs")) as bench:
+        writer = f"{bench.url}/dbs/prod/phys03/DBSWriter"
+        yield DBSAccess(writer, str(tls.ca), str(tls.client.cert), str(tls.client.key))
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +140,16 @@ def conn(catalogue_url: str, sites_port: int) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def patient(
-    catalogue_url: str, conn: Connection, fts: FTSAccess, airflow: Airflow, tmp_path: Path
-) -> Iterator[Surroundings]:
-    """Everything is well: a catalogue, an FTS, sites, an Airflow."""
-    with closing(Surroundings(Layout(tmp_path, tmp_path), catalogue_url, fts, airflow.url, TOKEN)) as well:
-        yield well
+def well(fts: FTSAccess, dbs: DBSAccess, airflow: Airflow, tmp_path: Path) -> Surroundings:
+    """What is not in the catalogue is well: an FTS, a DBS, an Airflow."""
+    return Surroundings(Layout(tmp_path, tmp_path), None, fts, airflow.url, TOKEN, dbs)
+
+
+@pytest.fixture
+def patient(catalogue_url: str, conn: Connection, well: Surroundings) -> Iterator[Surroundings]:
+    """Everything is well: a catalogue with sites too."""
+    with closing(replace(well, given_catalogue=catalogue_url)) as all_well:
+        yield all_well
 
 
 def finding(patient: Surroundings, name: str) -> Finding:
@@ -155,9 +167,20 @@ def test_the_healthy_are_told_so(patient: Surroundings) -> None:
     assert "knows us as /DC=test/DC=sandbox/CN=aso of cms" in finding(patient, "FTS").text
 
 
-def test_the_command(aso: Aso, patient: Surroundings, airflow: Airflow, fts: FTSAccess) -> None:
+def test_the_command(
+    aso: Aso, patient: Surroundings, airflow: Airflow, fts: FTSAccess, dbs: DBSAccess
+) -> None:
     options = ["--fts-url", fts.url, "--fts-ca", str(fts.ca), "--fts-cert", str(fts.cert)]
-    options += ["--fts-key", str(fts.key), "--airflow-url", airflow.url, "--airflow-token", TOKEN]
+    options += [
+        "--dbs-url",
+        dbs.writer,
+        "--fts-key",
+        str(fts.key),
+        "--airflow-url",
+        airflow.url,
+        "--airflow-token",
+        TOKEN,
+    ]
     result = aso("doctor", *options)
     assert result.exit_code == 0, result.output
     assert result.stdout.count("ok ") == len(CHECKS)
@@ -274,6 +297,22 @@ def test_an_fts_that_takes_us_for_nobody(patient: Surroundings, fts: FTSAccess) 
     assert (result.level, "takes us for nobody" in result.text) == (Level.FAILED, True)
 
 
+def test_a_dbs_that_is_not_there(patient: Surroundings, dbs: DBSAccess) -> None:
+    result = finding(replace(patient, given_dbs=replace(dbs, migrate="https://127.0.0.1:1/x")), "DBS")
+    assert (result.level, "127.0.0.1:1" in result.text) == (Level.FAILED, True)
+
+
+def test_a_dbs_that_does_not_let_us(patient: Surroundings, dbs: DBSAccess) -> None:
+    result = finding(replace(patient, given_dbs=replace(dbs, cert=None, key=None)), "DBS")
+    assert (result.level, "403" in result.text) == (Level.FAILED, True)
+
+
+def test_nothing_says_where_dbs_is(patient: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_DBS_DEFAULT", raising=False)
+    result = finding(replace(patient, given_dbs=None), "DBS")
+    assert (result.level, "nothing is published" in result.text) == (Level.WARNING, True)
+
+
 @pytest.mark.parametrize(
     ("short_life", "level"), [(timedelta(days=7), Level.OK), (timedelta(days=1000), Level.WARNING)]
 )
@@ -357,3 +396,16 @@ def test_an_fts_connection_is_read() -> None:
     for bad in ("{}", "[]", "fts3://host"):
         with pytest.raises(ValueError, match=r"host|JSON|Expecting"):
             fts_access(bad)
+
+
+def test_a_dbs_connection_is_read() -> None:
+    extra = {"ca_file": "c", "writer": "/w/DBSWriter", "reader": "https://other/r", "migrate": ""}
+    full = {"conn_type": "dbs", "host": "dbs", "port": 1, "extra": extra}
+    assert dbs_access(json.dumps(full)) == DBSAccess(
+        "https://dbs:1/w/DBSWriter", "c", reader="https://other/r"
+    )
+    alone = {"host": "dbs", "extra": json.dumps({"key_file": "k"})}
+    assert dbs_access(json.dumps(alone)) == DBSAccess("https://dbs:8443/dbs/prod/phys03/DBSWriter", key="k")
+    for bad in ("{}", "[]", "dbs://host"):
+        with pytest.raises(ValueError, match=r"dbs_default|JSON|Expecting"):
+            dbs_access(bad)

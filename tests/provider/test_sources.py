@@ -16,9 +16,10 @@ import pytest
 from psycopg import Connection
 from pyarrow import parquet
 
+from asyncstageout.clients.crab import CRABBadAnswer, CRABClient, CRABError, CRABJudge, CRABSilent
 from asyncstageout.clients.http import Caller, Patience, new_session
 from asyncstageout.provider.sources import SourcesInvalid, crab, inbox, read_entries
-from asyncstageout.provider.sources.crab import CRABError, CRABSilent, CRABSource
+from asyncstageout.provider.sources.crab import CRABSource
 from asyncstageout.provider.sources.inbox import Inbox
 from asyncstageout.provider.sources.query import QuerySource, bound
 from asyncstageout.steps import intake
@@ -375,8 +376,8 @@ def served() -> Iterator[tuple[FakeCRAB, AnsweringServer]]:
 
 
 def crab_source(server: AnsweringServer, **options: Any) -> CRABSource:
-    caller = Caller(new_session(), crab._Judge(), Patience(tries=2, first_wait_s=0), sleep=lambda _s: None)
-    return CRABSource("crab", f"{server.url}/crabserver/test", caller, "aso", **options)
+    caller = Caller(new_session(), CRABJudge(), Patience(tries=2, first_wait_s=0), sleep=lambda _s: None)
+    return CRABSource("crab", CRABClient(f"{server.url}/crabserver/test", caller, "aso"), **options)
 
 
 def test_crabs_files_are_acquired_taken_and_handed_over(
@@ -448,8 +449,9 @@ def test_a_dry_run_acquires_nothing(
     [
         (Reply(503), CRABSilent),
         (Reply(403, b"no"), CRABError),
-        (Reply(200, b"<html>login</html>"), SourceUnreadable),
-        (Reply(200, b'{"result": [[1]], "desc": {"columns": []}}'), SourceUnreadable),
+        (Reply(200, b"<html>login</html>"), CRABBadAnswer),
+        (Reply(200, b'{"result": [[1]], "desc": {"columns": []}}'), CRABBadAnswer),
+        (Reply(302, headers={"Location": "https://login.example.org"}), CRABError),
     ],
 )
 def test_an_answer_that_is_none_is_said(collect: Collect, reply: Reply, error: type[Exception]) -> None:
@@ -467,7 +469,7 @@ def test_crabs_connection_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "AIRFLOW_CONN_CRAB", '{"conn_type": "http", "host": "cmsweb.example.org", "port": 8443}'
     )
     made = CRABSource.of("crab", "crab", "prod", "aso")
-    assert made._url == "https://cmsweb.example.org:8443/crabserver/prod/filetransfers"
+    assert made._client._url == "https://cmsweb.example.org:8443/crabserver/prod/filetransfers"
 
 
 # --- the list ---

@@ -78,7 +78,9 @@ def test_secrets_are_made_once(home: Layout, tls: SandboxTLS) -> None:
 
 
 def test_urls_follow_the_ports(home: Layout, tls: SandboxTLS) -> None:
-    moved = Layout(home.home, home.project, Ports(api_server=1111, postgres=2222, fts=3333, fts_monitor=4444))
+    moved = Layout(
+        home.home, home.project, Ports(api_server=1111, postgres=2222, fts=3333, fts_monitor=4444, dbs=5555)
+    )
     environment = environment_of(moved, tls)
     assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:1111/execution/"
     assert environment["AIRFLOW__API__PORT"] == "1111"
@@ -86,7 +88,9 @@ def test_urls_follow_the_ports(home: Layout, tls: SandboxTLS) -> None:
     assert json.loads(environment["AIRFLOW_CONN_STAGEOUT_DB"])["port"] == 2222
     fts = json.loads(environment["AIRFLOW_CONN_FTS3_DEFAULT"])
     assert (fts["port"], fts["extra"]["monitor_url"]) == (3333, "http://127.0.0.1:4444/fts3/ftsmon")
-    assert fts["extra"]["ca_file"] == str(tls.ca)
+    dbs = json.loads(environment["AIRFLOW_CONN_DBS_DEFAULT"])
+    assert (dbs["conn_type"], dbs["port"]) == ("dbs", 5555)
+    assert fts["extra"]["ca_file"] == dbs["extra"]["ca_file"] == str(tls.ca)
     assert all(isinstance(value, str) for value in environment.values())
 
 
@@ -162,7 +166,7 @@ def test_every_service_needs_only_services_before_it(home: Layout) -> None:
 
 def test_the_scheduler_waits_for_everything_a_task_needs(home: Layout) -> None:
     needs = {service.name: service.needs for service in services.platform_services(home)}
-    assert set(needs["scheduler"]) == {"api-server", "catalogue-migrate", "sites", "fts"}
+    assert set(needs["scheduler"]) == {"api-server", "catalogue-migrate", "sites", "fts", "dbs"}
 
 
 def test_no_secret_is_on_a_command_line(home: Layout) -> None:

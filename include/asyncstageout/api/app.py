@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from asyncstageout.api import configuration, crab, health, metadata, metrics, tasks, transfers
+from asyncstageout.api import configuration, crab, health, metadata, metrics, outbox, tasks, transfers
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import described, tell
@@ -24,6 +24,7 @@ TAGS = [
         "name": "configuration",
         "description": "For operators: policies, restrictions, servers, changes.",
     },
+    {"name": "outbox", "description": "For operators: who is told of what happens, and dead letters."},
     {"name": "monitoring", "description": "Health and metrics."},
     {"name": "crab", "description": "CRAB's own interface."},
 ]
@@ -92,7 +93,7 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for module in (transfers, tasks, metadata, configuration, health, metrics):
+    for module in (transfers, tasks, metadata, configuration, outbox, health, metrics):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(crab.router)
     return app

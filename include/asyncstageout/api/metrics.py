@@ -38,6 +38,13 @@ GAUGES = {
     "links_broken": Gauge("Links on which nothing starts but probes."),
     "identities_held": Gauge("Identities that an FTS server does not let in."),
     "restrictions": Gauge("Restrictions in force.", ("mode",)),
+    "outbox_messages": Gauge(
+        "Messages that a subscriber has not taken; counted up to 100,000.", ("subscription", "state")
+    ),
+    "outbox_wait_seconds": Gauge(
+        "How long the message that is due the longest has waited.", ("subscription",)
+    ),
+    "subscription_well": Gauge("1 if a subscription is active and its receiver takes.", ("subscription",)),
     "step_age_seconds": Gauge("Time since a step last ended well.", ("dag", "task")),
 }
 _lock = Lock()

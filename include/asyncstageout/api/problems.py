@@ -113,12 +113,18 @@ def answer(request: Request, error: HTTPException, error_id: str | None = None) 
 def malformed(error: RequestValidationError) -> Problem:
     """Return what a client is told whose request does not fit: 400 if it is no JSON, else 422."""
     found = error.errors()
-    flaws = [_flaw(one["loc"], one["msg"]) for one in found]
+    kind = error.body.get("kind") if isinstance(error.body, dict) else None
+    flaws = [_flaw(_without(one["loc"], kind), one["msg"]) for one in found]
     if any(one["type"] == "json_invalid" for one in found):
         return Problem(400, "The body is no JSON.", kind="not-json", errors=flaws)
     count = len(flaws)
     detail = f"{count} thing{'s are' if count > 1 else ' is'} wrong with the request."
     return Problem(422, detail, kind="invalid-request", errors=flaws)
+
+
+def _without(location: tuple[str | int, ...], kind: object) -> tuple[str | int, ...]:
+    """Return a place without the kind of the body, which pydantic puts first where there are several."""
+    return location[:1] + location[2:] if location[:2] == ("body", kind) else location
 
 
 def _flaw(location: tuple[str | int, ...], message: str) -> Flaw:

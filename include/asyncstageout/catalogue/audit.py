@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from psycopg import Connection, IsolationLevel
 
+from asyncstageout.catalogue.outbox import ID
 from asyncstageout.catalogue.repairs import LEAK_S, LEAKS
 from asyncstageout.catalogue.transitions import LEGAL_MOVES
 from asyncstageout.core.states import TransferState, is_legal
@@ -222,6 +223,57 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "messages known",
+        "every message of the outbox is of an event, for a subscription that there is, and there once",
+        """
+        SELECT min(o.transfer_id)::text, 'message ' || min(o.id) || CASE
+            WHEN min(s.id) IS NULL THEN ' is for subscription ' || o.subscription || ', which is not there'
+            WHEN count(*) > 1 THEN ' is there ' || count(*) || ' times'
+            ELSE ' tells of event ' || o.event_kind || ' ' || o.event_id || ', which never was' END
+        FROM outbox o LEFT JOIN subscription s ON s.id = o.subscription
+        WHERE {transfer_id} GROUP BY o.subscription, o.event_kind, o.event_id
+        HAVING min(s.id) IS NULL OR count(*) > 1 OR NOT CASE o.event_kind
+            WHEN 'transfer' THEN EXISTS (SELECT FROM transfer_event e WHERE e.transfer_id = min(o.transfer_id)
+                AND e.id = o.event_id AND e.to_state::text = min(o.to_state))
+            ELSE EXISTS (SELECT FROM file_event e WHERE e.transfer_id = min(o.transfer_id)
+                AND e.id = o.event_id AND e.kind = o.event_kind AND e.to_state = min(o.to_state)) END
+        """,
+    ),
+    Invariant(
+        "deliveries agree",
+        "what was delivered or discarded has left the outbox, and what is dead there was said to be dead",
+        f"""
+        WITH said AS (
+            SELECT DISTINCT ON (transfer_id, subject, split_part(reason, ' ', 1))
+                transfer_id, subject, split_part(reason, ' ', 1) AS message, to_state
+            FROM file_event WHERE kind = 'delivery' AND {{transfer_id}}
+            ORDER BY transfer_id, subject, split_part(reason, ' ', 1), id DESC
+        ), waiting AS (
+            SELECT o.transfer_id, s.name AS subject, {ID.format("o")} AS message,
+                CASE WHEN o.dead_at IS NULL THEN 'PENDING' ELSE 'DEAD' END AS state
+            FROM outbox o JOIN subscription s ON s.id = o.subscription WHERE {{o_transfer_id}}
+        )
+        SELECT w.transfer_id::text, w.subject || ': ' || message || ' is ' || w.state || ', last said to be '
+            || coalesce(d.to_state, 'nothing')
+        FROM waiting w LEFT JOIN said d USING (transfer_id, subject, message)
+        WHERE coalesce(d.to_state, 'PENDING') <> w.state
+        """,
+    ),
+    Invariant(
+        "deliveries in order",
+        "no subscriber was told of an event before all earlier ones of the same file",
+        """
+        SELECT o.transfer_id::text, s.name || ' was told of a later event than ' || o.event_kind || ' '
+            || o.event_id || ', which it still has to hear of'
+        FROM outbox o JOIN subscription s ON s.id = o.subscription
+        WHERE {o_transfer_id} AND EXISTS (
+            SELECT FROM file_event e WHERE e.transfer_id = o.transfer_id AND e.kind = 'delivery'
+                AND e.subject = s.name AND e.to_state = 'DELIVERED'
+                AND split_part(e.reason, '-', 1) = o.event_kind
+                AND split_part(split_part(e.reason, '-', 2), ' ', 1)::bigint > o.event_id)
+        """,
+    ),
+    Invariant(
         "no leak",
         "no file has been without a next step for two minutes",
         f"SELECT id::text, detail FROM ({LEAKS}) leak",
@@ -229,7 +281,7 @@ INVARIANTS = (
 )
 
 # What was touched since then; the whole of it when no time is given.
-_EVERYTHING = {"id": "true", "transfer_id": "true", "u_id": "true", "sid": "true"}
+_EVERYTHING = dict.fromkeys(("id", "transfer_id", "o_transfer_id", "u_id", "sid"), "true")
 _TOUCHED = (
     "(SELECT transfer_id FROM transfer_event WHERE at >= %(since)s"
     " UNION SELECT id FROM transfer WHERE updated_at >= %(since)s)"
@@ -237,6 +289,7 @@ _TOUCHED = (
 _SINCE = {
     "id": f"id IN {_TOUCHED}",
     "transfer_id": f"transfer_id IN {_TOUCHED}",
+    "o_transfer_id": f"o.transfer_id IN {_TOUCHED}",
     "u_id": f"u.id IN {_TOUCHED}",
     "sid": "j.sid IN (SELECT sid FROM taken)",
 }

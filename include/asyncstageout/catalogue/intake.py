@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import Connection
 from psycopg.errors import DeadlockDetected, UniqueViolation
@@ -22,6 +22,8 @@ from asyncstageout.core.restrictions import REFUSING, Restrictions
 from asyncstageout.core.retries import CANCELLED_COPY_S
 from asyncstageout.core.states import PublicationState, TransferState
 
+Values = Mapping[str, Any]
+"""``step_run`` and ``origin``, for all files of a batch."""
 OUTCOMES = ("created", "again", "exists", "refused")
 
 
@@ -105,10 +107,10 @@ WITH fresh AS MATERIALIZED (
 ), created AS (
     INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
         destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count,
-        already_there, state, ended_at)
+        origin, already_there, state, ended_at)
     SELECT request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,
         size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count,
-        already_there, CASE WHEN already_there THEN 'DONE' ELSE 'NEW' END::transfer_state,
+        %(origin)s, already_there, CASE WHEN already_there THEN 'DONE' ELSE 'NEW' END::transfer_state,
         CASE WHEN already_there THEN now() END
     FROM fresh ORDER BY position
     ON CONFLICT DO NOTHING
@@ -150,6 +152,7 @@ def add_transfers(
     requests: Iterable[tuple[int, TransferRequest]],
     step_run: int,
     *,
+    origin: str | None = None,
     resends: bool = True,
 ) -> list[Answer]:
     """Take a batch in, all in one transaction, and say what became of each request.
@@ -159,9 +162,10 @@ def add_transfers(
 
     Args:
         requests: (place in the batch, request), as :func:`asyncstageout.core.requests.read_requests` gives.
+        origin: the collected source that they come from; None: they are handed in.
         resends: whether later retries of jobs send their files again; else these exist, too.
     """
-    return _take_in(conn, dict(requests), step_run, resends=resends)
+    return _take_in(conn, dict(requests), {"step_run": step_run, "origin": origin}, resends=resends)
 
 
 # Who took a file or its destination at this moment is seen by the second look.
@@ -171,7 +175,7 @@ def add_transfers(
     reraise=True,
 )
 def _take_in(
-    conn: Connection, requests: Mapping[int, TransferRequest], step_run: int, *, resends: bool
+    conn: Connection, requests: Mapping[int, TransferRequest], values: Values, *, resends: bool
 ) -> list[Answer]:
     ids = {position: request.request_id for position, request in requests.items()}
     with conn.transaction():
@@ -182,7 +186,7 @@ def _take_in(
         if resends and any(request.job_retry_count for request in requests.values()):
             conn.execute(_MARK_AGAIN)
         _refuse_restricted(conn)
-        answers = _create(conn, ids, step_run) | _send_again(conn, requests, ids, step_run)
+        answers = _create(conn, ids, values) | _send_again(conn, requests, ids, values)
         if any(answer.outcome != "refused" for answer in answers.values()):
             conn.execute(_WAIT_FOR_THE_DYING)
             ring(conn)
@@ -200,13 +204,13 @@ def _copy_in(conn: Connection, requests: Mapping[int, TransferRequest], ids: Map
     conn.execute("ANALYZE incoming (request_id, task)")
 
 
-def _create(conn: Connection, ids: Mapping[int, str], step_run: int) -> dict[int, Answer]:
-    rows = conn.execute(_CREATE, {"step_run": step_run})
+def _create(conn: Connection, ids: Mapping[int, str], values: Values) -> dict[int, Answer]:
+    rows = conn.execute(_CREATE, values)
     return {position: Answer(position, ids[position], "created", None) for (position,) in rows}
 
 
 def _send_again(
-    conn: Connection, requests: Mapping[int, TransferRequest], ids: Mapping[int, str], step_run: int
+    conn: Connection, requests: Mapping[int, TransferRequest], ids: Mapping[int, str], values: Values
 ) -> dict[int, Answer]:
     rows = conn.execute("SELECT position FROM incoming WHERE is_again AND reason IS NULL")
     wanted = {ids[position]: position for (position,) in rows}
@@ -216,7 +220,7 @@ def _send_again(
     files = [_again(requests[position], request_id) for request_id, position in wanted.items()]
     return {
         wanted[request_id]: Answer(wanted[request_id], request_id, "refused" if why else "again", why)
-        for request_id, why in reinject(conn, files, step_run=step_run).items()
+        for request_id, why in reinject(conn, files, **values).items()
     }
 
 

@@ -44,6 +44,16 @@ UNION ALL SELECT 'restrictions', m.mode::text, '', count(r.id)
         ON r.mode = m.mode AND r.lifted_at IS NULL AND r.starts_at <= now()
         AND (r.ends_at IS NULL OR r.ends_at > now())
     GROUP BY m.mode
+UNION ALL SELECT 'outbox_messages', s.name, 'pending', o.messages
+    FROM subscription s CROSS JOIN LATERAL (SELECT count(*) AS messages FROM (
+        SELECT FROM outbox WHERE subscription = s.id AND dead_at IS NULL LIMIT {COUNTED_UP_TO}) m) o
+UNION ALL SELECT 'outbox_messages', s.name, 'dead', o.messages
+    FROM subscription s CROSS JOIN LATERAL (SELECT count(*) AS messages FROM (
+        SELECT FROM outbox WHERE subscription = s.id AND dead_at IS NOT NULL LIMIT {COUNTED_UP_TO}) m) o
+UNION ALL SELECT 'outbox_wait_seconds', s.name, '', greatest(extract(epoch FROM now() - (
+        SELECT min(due_at) FROM outbox WHERE subscription = s.id AND dead_at IS NULL)), 0) FROM subscription s
+UNION ALL SELECT 'subscription_well', s.name, '', CASE WHEN s.state = 'active' AND NOT EXISTS (
+        SELECT FROM subscription_health h WHERE h.subscription = s.id) THEN 1 ELSE 0 END FROM subscription s
 UNION ALL SELECT 'step_age_seconds', dag_id, task_id, extract(epoch FROM now() - max(ended_at))
     FROM step_run WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND outcome = 'success'
         AND dag_id LIKE 'stageout%' GROUP BY dag_id, task_id

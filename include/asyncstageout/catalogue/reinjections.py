@@ -84,6 +84,7 @@ WITH asked AS (
 ), changed AS (
     UPDATE transfer t SET source = j.source, size_bytes = j.size_bytes, adler32 = j.adler32,
         job_id = j.job_id, job_retry_count = j.job_retry_count, already_there = j.said = 'DONE',
+        origin = coalesce(%(origin)s, t.origin),
         publication = j.publication_then, updated_at = now(),
         state = coalesce(j.path[cardinality(j.path)], j.state),
         ended_at = CASE WHEN coalesce(j.path[cardinality(j.path)], j.state) = 'DONE' THEN now() END,
@@ -121,6 +122,7 @@ def reinject(
     files: Sequence[Again],
     *,
     step_run: int,
+    origin: str | None = None,
     newer_only: bool = True,
     from_worker: bool = False,
     grace_s: float = 0.0,
@@ -131,6 +133,7 @@ def reinject(
     :func:`asyncstageout.catalogue.history.bring_back`.
 
     Args:
+        origin: the collected source that they come from; None: as before.
         newer_only: pass over files that came with the same retry, or a later one, already.
         from_worker: also files that a worker of CRAB has and FTS does not.
         grace_s: how long no cycle takes them.
@@ -159,6 +162,7 @@ def reinject(
             "from_worker": from_worker,
             "grace_s": grace_s,
             "step_run": step_run,
+            "origin": origin,
         },
     )
     return dict(rows.fetchall())

@@ -27,7 +27,7 @@ from asyncstageout.catalogue.sensing import staged_reports
 from asyncstageout.catalogue.storages import site_urls
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL
-from asyncstageout.cli.surroundings import CONNECTION_VARIABLE, TIMEOUT_S, FTSAccess, Surroundings
+from asyncstageout.cli.surroundings import CONNECTION_VARIABLE, TIMEOUT_S, DBSAccess, FTSAccess, Surroundings
 from asyncstageout.clients.errors import ServiceError
 from asyncstageout.clients.http import Access, new_session, silence
 from asyncstageout.sandbox.layout import LOOPBACK, Layout
@@ -94,6 +94,7 @@ def doctor(
     fts_ca: Annotated[str | None, typer.Option(help="Certificate authorities: file or directory.")] = None,
     fts_cert: Annotated[str | None, typer.Option(help="Our certificate or proxy, PEM.")] = None,
     fts_key: Annotated[str | None, typer.Option(help="Its key, PEM.")] = None,
+    dbs_url: Annotated[str | None, typer.Option(help="DBS writer, for the same certificate.")] = None,
     airflow_url: Annotated[str | None, typer.Option(help="Such as https://airflow.example.org.")] = None,
     airflow_token: Annotated[str | None, typer.Option(envvar="ASO_AIRFLOW_TOKEN")] = None,
     as_json: AsJson = False,
@@ -109,6 +110,7 @@ def doctor(
         given_fts=FTSAccess(fts_url, fts_ca, fts_cert, fts_key) if fts_url else None,
         given_airflow=airflow_url,
         airflow_token=airflow_token,
+        given_dbs=DBSAccess(dbs_url, fts_ca, fts_cert, fts_key) if dbs_url else None,
     )
     with closing(patient):
         for result in examine(patient):
@@ -300,6 +302,18 @@ def _credential(patient: Surroundings) -> Finding:
     return _warning(text, f"Renew {cert}.") if ends_at - datetime.now(UTC) < SHORT_LIFE else _ok(text)
 
 
+def _dbs(patient: Surroundings) -> Finding:
+    access = patient.dbs
+    if access is None:
+        return _warning(
+            "nothing says where DBS is, so nothing is published",
+            "Add the connection dbs_default in Airflow, or give --dbs-url.",
+        )
+    with access.client() as client:
+        versions = {info.version for info in client.server_infos().values()}
+    return _ok(f"{', '.join(sorted(versions))} at {access.writer}: writer, reader and migration server")
+
+
 def _sites(patient: Surroundings) -> Finding:
     urls = site_urls(patient.catalogue)
     if not urls:
@@ -386,6 +400,7 @@ CHECKS = (
     Check("connections", _connections, "Check the login at Airflow, or give --airflow-token."),
     Check("FTS", _fts, "Check that the FTS server is up, and its connection in Airflow."),
     Check("credential", _credential, "Check the certificate of the connection fts3_default.", needs="FTS"),
+    Check("DBS", _dbs, "Check that DBS is up, and the connection dbs_default in Airflow."),
     Check("sites", _sites, "Check the sites' configuration.", needs="schema"),
     Check("waiting files", _waiting, "`aso migrate`", needs="schema"),
     Check("FTS jobs", _unconfirmed, "`aso migrate`", needs="schema"),

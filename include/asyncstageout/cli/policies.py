@@ -219,7 +219,8 @@ def changes(
     *,
     since: Annotated[datetime | None, typer.Option(help="Only since then, UTC.")] = None,
     of: Annotated[
-        str | None, typer.Option(help="Only of site, site_source, fts_server, link_policy or restriction.")
+        str | None,
+        typer.Option(help="Only of site, site_source, fts_server, link_policy, restriction, subscription."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
     catalogue_url: CatalogueURL = None,

@@ -17,6 +17,7 @@ from asyncstageout.catalogue.connection import connect
 from asyncstageout.cli import Advice
 from asyncstageout.cli.options import catalogue_address
 from asyncstageout.cli.up import current_status
+from asyncstageout.clients.dbs import DBSClient
 from asyncstageout.clients.fts3 import FTS3Client
 from asyncstageout.clients.http import Access, Patience, new_session
 from asyncstageout.sandbox import children
@@ -48,6 +49,26 @@ class FTSAccess:
 
 
 @dataclass(frozen=True)
+class DBSAccess:
+    """A DBS instance and who we are there; ``reader`` and ``migrate``: where not beside ``writer``."""
+
+    writer: str
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    reader: str | None = None
+    migrate: str | None = None
+
+    def client(self) -> DBSClient:
+        """Return a client that asks once and does not wait long; close it after use."""
+        access = Access(ca=self.ca, cert_file=self.cert, key_file=self.key)
+        session = new_session(access, pool_size=1)
+        return DBSClient(
+            self.writer, session, reader_url=self.reader, migrate_url=self.migrate, patience=ONCE
+        )
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """One installation. What an option does not give is that of the embedded platform in ``layout``."""
 
@@ -56,6 +77,7 @@ class Surroundings:
     given_fts: FTSAccess | None = None
     given_airflow: str | None = None
     airflow_token: str | None = None
+    given_dbs: DBSAccess | None = None
 
     def close(self) -> None:
         """Close what was opened by looking."""
@@ -105,6 +127,16 @@ class Surroundings:
             ValueError: it cannot be read.
         """
         return fts_access(self.environment[CONNECTION_VARIABLE.format(name.upper())])
+
+    @cached_property
+    def dbs(self) -> DBSAccess | None:
+        """The DBS where blocks are published; None: nothing says where that is.
+
+        Raises:
+            ValueError: its connection cannot be read.
+        """
+        connection = self.environment.get(CONNECTION_VARIABLE.format("DBS_DEFAULT"))
+        return self.given_dbs or (dbs_access(connection) if connection else None)
 
     @property
     def airflow_url(self) -> str:
@@ -161,11 +193,7 @@ def fts_access(connection: str) -> FTSAccess:
     Raises:
         ValueError: it is not JSON, or names no host.
     """
-    facts = json.loads(connection)
-    if not isinstance(facts, dict) or not facts.get("host"):
-        raise ValueError("the connection fts3_default names no host")
-    extra = facts.get("extra") or {}
-    extra = json.loads(extra) if isinstance(extra, str) else extra
+    facts, extra = _facts("fts3_default", connection)
     return FTSAccess(
         url=f"{facts.get('schema') or 'https'}://{facts['host']}:{facts.get('port') or 8446}",
         ca=extra.get("ca_file"),
@@ -173,3 +201,34 @@ def fts_access(connection: str) -> FTSAccess:
         key=extra.get("key_file"),
         token=facts.get("password"),
     )
+
+
+def dbs_access(connection: str) -> DBSAccess:
+    """Return what an Airflow connection of type ``dbs`` says, given as JSON.
+
+    Raises:
+        ValueError: it is not JSON, or names no host.
+    """
+    facts, extra = _facts("dbs_default", connection)
+    front = f"{facts.get('schema') or 'https'}://{facts['host']}:{facts.get('port') or 8443}"
+    writer, reader, migrate = (
+        f"{front}{path}" if path and path.startswith("/") else path or None
+        for path in (extra.get(name) for name in ("writer", "reader", "migrate"))
+    )
+    return DBSAccess(
+        writer=writer or f"{front}/dbs/prod/phys03/DBSWriter",
+        ca=extra.get("ca_file"),
+        cert=extra.get("cert_file"),
+        key=extra.get("key_file"),
+        reader=reader,
+        migrate=migrate,
+    )
+
+
+def _facts(name: str, connection: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a connection and its extra."""
+    facts = json.loads(connection)
+    if not isinstance(facts, dict) or not facts.get("host"):
+        raise ValueError(f"the connection {name} names no host")
+    extra = facts.get("extra") or {}
+    return facts, json.loads(extra) if isinstance(extra, str) else extra

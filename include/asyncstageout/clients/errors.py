@@ -271,12 +271,15 @@ class Answer:
         """What it says to people, on one short line: the message of a JSON error, or the text of a page."""
         row = self.json
         if isinstance(row, dict):
-            said, limit = str(row.get("message") or row.get("http_message") or ""), _MAX_DETAIL_CHARS
-        else:
-            said = html.unescape(_TAGS.sub(" ", self.body[:4000].decode("utf-8", "replace")))
-            limit = _MAX_PAGE_CHARS
-        said = " ".join(_SECRETS.sub("(secret)", said).split())
-        return said if len(said) <= limit else said[: limit - 1] + "…"
+            return one_line(str(row.get("message") or row.get("http_message") or ""))
+        page = html.unescape(_TAGS.sub(" ", self.body[:4000].decode("utf-8", "replace")))
+        return one_line(page, _MAX_PAGE_CHARS)
+
+
+def one_line(said: str, limit_chars: int = _MAX_DETAIL_CHARS) -> str:
+    """Return what a server said on one short line, without secrets."""
+    said = " ".join(_SECRETS.sub("(secret)", said).split())
+    return said if len(said) <= limit_chars else said[: limit_chars - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)

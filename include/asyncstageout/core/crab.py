@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from asyncstageout.core.deliveries import Message
 from asyncstageout.core.lfn_policy import check_source
 from asyncstageout.core.naming import BadName, request_id
 from asyncstageout.core.requests import Adler32, Lfn, SiteName, Username
@@ -171,3 +172,58 @@ def as_record(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a client of CRAB says of a file, in the words of ``core.requests``; None is left out."""
     names = {theirs: ours for ours, theirs in PARAMETERS.items()}
     return {names.get(name, name): value for name, value in values.items() if value is not None}
+
+
+_NOT_IN_LISTS = str.maketrans({",": ";", "[": "(", "]": ")", "'": "`", '"': "`", "\\": "/"})
+REASON_CHARS = 500
+"""``tm_transfer_failure_reason`` has 1,000 bytes."""
+
+
+def written_list(items: Iterable[str]) -> str:
+    """Return a list as CRAB's clients write it, such that CRAB reads the same items.
+
+    >>> written_list(["a", "it's [x], well"])
+    "['a', 'it`s (x); well']"
+
+    Commas, quotes and brackets inside an item are replaced: CRAB cuts and strips at each of them.
+    """
+    return str([" ".join(item.translate(_NOT_IN_LISTS).split()) for item in items])
+
+
+class Call(NamedTuple):
+    """A call of ``filetransfers``: which lists it has beside ids and states."""
+
+    subresource: str
+    has_job: bool = False
+    """``list_of_fts_id`` and ``list_of_fts_instance``."""
+    has_reason: bool = False
+    """``list_of_failure_reason`` and ``list_of_retry_value``, which CRAB only reads together."""
+
+
+STATE_LISTS = {"updateTransfers": "list_of_transfer_state", "updatePublication": "list_of_publication_state"}
+_WITH_REASON = frozenset({"FAILED", "RETRY", "KILLED"})
+
+
+def call_for(message: Message) -> Call:
+    """Return by which call CRAB is told of an event."""
+    has_reason = message.state in _WITH_REASON
+    if message.type.startswith("publication."):
+        return Call("updatePublication", has_reason=has_reason)
+    return Call("updateTransfers", message.state == S.SUBMITTED and bool(message.data.fts_job_id), has_reason)
+
+
+def lists_of(call: Call, messages: Sequence[Message]) -> dict[str, str]:
+    """Return what a call says of files."""
+    lists = {
+        "list_of_ids": [one.data.request_id for one in messages],
+        STATE_LISTS[call.subresource]: [one.state for one in messages],
+    }
+    if call.has_job:
+        lists["list_of_fts_id"] = [one.data.fts_job_id or "" for one in messages]
+        lists["list_of_fts_instance"] = [one.data.fts_server or "" for one in messages]
+    if call.has_reason:
+        reasons = [one.reason or "no reason is known" for one in messages]
+        lists["list_of_failure_reason"] = [reason[:REASON_CHARS] for reason in reasons]
+        # What its count of retries grows by.
+        lists["list_of_retry_value"] = ["1" if one.state == "RETRY" else "0" for one in messages]
+    return {name: written_list(items) for name, items in lists.items()}

@@ -40,6 +40,17 @@ def get_provider_info() -> dict[str, Any]:
                 },
                 "conn-fields": _CREDENTIALS_FIELDS,
             },
+            {
+                "connection-type": "dbs",
+                "hook-name": "DBS",
+                "hook-class-name": "asyncstageout.provider.dbs.DBSHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "password", "schema"],
+                    "relabeling": {},
+                    "placeholders": {"host": "cmsweb.cern.ch", "port": "8443"},
+                },
+                "conn-fields": _DBS_FIELDS,
+            },
         ],
         "extra-links": ["asyncstageout.provider.links.FTSMonitorLink"],
     }
@@ -79,4 +90,29 @@ _CREDENTIALS_FIELDS = {
     "test_identity": _field(
         "Identity to test", "Whose credential the Test button looks at, such as alice@cms"
     ),
+}
+
+_DBS_FIELDS = {
+    "writer": _field("Writer", "Path on the host, or a URL; /dbs/prod/phys03/DBSWriter when empty"),
+    "reader": _field("Reader", "The writer's with DBSReader at its end when empty"),
+    "migrate": _field("Migration server", "The writer's with DBSMigrate at its end when empty"),
+    "global_reader": _field("Global reader", "Where parents are looked for last; empty: nowhere else"),
+    "ca_file": _field(
+        "Certificate authorities", "File or hashed directory, such as /etc/grid-security/certificates"
+    ),
+    "crl": _field("Revocation", "leaf or chain; empty: revocation lists are not looked at"),
+    "cert_file": _field("Client certificate", "PEM file of the service certificate or proxy"),
+    "key_file": _field("Client key", "PEM file; empty if the certificate file holds the key"),
+    "block_files": _field("Files of a block", "At most; 100 when empty"),
+    "block_lumis": _field("Luminosity sections of a block", "At most; 100000 when empty"),
+    "block_payload_bytes": _field("Bytes of a block", "As it is sent, at most; 50000000 when empty"),
+    "close_after_s": _field("Close after", "Seconds since the dataset's last block; 18800 when empty"),
+    "first_after_s": _field("Close the first after", "Seconds, for a new dataset; 600 when empty"),
+    "oldest_s": _field("Oldest file", "Seconds that a file waits at most; 259200 when empty"),
+    "max_tries": _field("Tries", "Refusals until the files of a block fail; 3 when empty"),
+    "metadata_wait_s": _field("Wait for metadata", "Seconds; 259200 when empty"),
+    "acquisition_era": _field("Acquisition era", "CRAB when empty"),
+    "processing_version": _field("Processing version", "1 when empty"),
+    "physics_group": _field("Physics group", "CRAB3 when empty"),
+    "primary_dataset_type": _field("Type of primary datasets", "mc when empty"),
 }

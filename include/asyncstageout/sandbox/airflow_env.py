@@ -173,24 +173,28 @@ def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict
         "stageout_db": stageout_db,
         "fts3_default": _fts(ports.fts, ports.fts_monitor, tls),
         SECOND_FTS: _fts(ports.fts2, ports.fts2_monitor, tls),
+        "dbs_default": _dbs(ports.dbs, tls),
         "stageout_credentials": credentials,
     }
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
 
 
 def _fts(port: int, monitor_port: int, tls: SandboxTLS) -> dict[str, Any]:
-    return {
-        "conn_type": "fts3",
-        "schema": "https",
-        "host": LOOPBACK,
-        "port": port,
-        "extra": {
-            "ca_file": str(tls.ca),
-            "cert_file": str(tls.client.cert),
-            "key_file": str(tls.client.key),
-            "monitor_url": f"http://{LOOPBACK}:{monitor_port}/fts3/ftsmon",
-        },
+    return _service("fts3", port, tls, monitor_url=f"http://{LOOPBACK}:{monitor_port}/fts3/ftsmon")
+
+
+def _dbs(port: int, tls: SandboxTLS) -> dict[str, Any]:
+    return _service("dbs", port, tls, global_reader="/dbs/prod/global/DBSReader")
+
+
+def _service(kind: str, port: int, tls: SandboxTLS, **extra: str) -> dict[str, Any]:
+    certificates = {
+        "ca_file": str(tls.ca),
+        "cert_file": str(tls.client.cert),
+        "key_file": str(tls.client.key),
     }
+    address = {"conn_type": kind, "schema": "https", "host": LOOPBACK, "port": port}
+    return address | {"extra": certificates | extra}
 
 
 def _remembered(path: Path, fresh: str) -> str:

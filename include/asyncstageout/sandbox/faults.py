@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: at the sites, in transfers and in the API of the FTS, from one JSON file.
+"""What goes wrong on purpose: at the sites, in transfers, in the FTS and in the DBS, from one JSON file.
 
 Everything is chosen by hashes of the seed and of names, never by a random generator or a clock: two runs over
 the same files fail alike, whatever the order in which things happen. The reference is docs/sandbox.md.
@@ -59,13 +59,15 @@ class FileFault(_Strict):
 
 
 class ApiFault(_Strict):
-    """The FTS's API misbehaves."""
+    """The API of the FTS or of the DBS misbehaves."""
 
     action: Literal["status", "latency", "reset", "lost_reply"]
     """``reset``: nothing is done, the connection drops. ``lost_reply``: it is done, the connection drops."""
     method: str = "*"
     path: str = ".*"
     """Regular expression over the whole path."""
+    over_bytes: int | None = Field(None, ge=0)
+    """Only requests with a larger body."""
     status: int = 503
     body: str = "<html><head><title>503</title></head><body><h1>Service Unavailable</h1></body></html>"
     latency_s: float = Field(1.0, ge=0)
@@ -88,6 +90,17 @@ class SiteFault(_Strict):
     count: int | None = Field(None, ge=1)
 
 
+class MigrationFault(_Strict):
+    """The DBS copies a block from another one late, or not at all."""
+
+    block: str = "*"
+    """Pattern over the block's name."""
+    latency_s: float = Field(0.0, ge=0)
+    """Each of its steps takes so much longer."""
+    failures: int | None = Field(0, ge=0)
+    """So many tries fail; null: all, until DBS gives up."""
+
+
 class FaultPlan(_Strict):
     """One fault file."""
 
@@ -97,6 +110,7 @@ class FaultPlan(_Strict):
     files: tuple[FileFault, ...] = ()
     api: tuple[ApiFault, ...] = ()
     sites: tuple[SiteFault, ...] = ()
+    migrations: tuple[MigrationFault, ...] = ()
 
 
 class Kind(NamedTuple):
@@ -217,11 +231,12 @@ class Faults:
         mix = mixed(plan, source)
         return (mix[0].reason, mix[1]) if mix else None
 
-    def api(self, method: str, path: str) -> ApiFault | None:
+    def api(self, method: str, path: str, body_bytes: int = 0) -> ApiFault | None:
         """Return the fault for this request, and count it."""
         for number, rule in enumerate(self.plan.api):
             matches = rule.method in ("*", method) and re.fullmatch(rule.path, path)
-            if matches and self._falls("api", number, rule.rate, rule.count):
+            large = rule.over_bytes is None or body_bytes > rule.over_bytes
+            if matches and large and self._falls("api", number, rule.rate, rule.count):
                 return rule
         return None
 
@@ -232,6 +247,10 @@ class Faults:
             if matches and self._falls("site", number, rule.rate, rule.count):
                 return rule
         return None
+
+    def migration(self, block: str) -> MigrationFault | None:
+        """Return the fault for the migration of this block."""
+        return next((rule for rule in self.plan.migrations if fnmatchcase(block, rule.block)), None)
 
     def _falls(self, what: str, number: int, rate: float, count: int | None) -> bool:
         """Say whether the rule takes this match; the n-th match has the same answer in every run."""

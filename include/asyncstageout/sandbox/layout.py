@@ -25,6 +25,7 @@ class Ports:
     fts_monitor: int = 8449
     fts2: int = 8456
     fts2_monitor: int = 8459
+    dbs: int = 8447
     worker_logs: int = 8793
     trigger_logs: int = 8794
 
@@ -66,6 +67,10 @@ class Layout:
         return self.home / "fts2"
 
     @property
+    def dbs(self) -> Path:
+        return self.home / "dbs"
+
+    @property
     def siteconf(self) -> Path:
         """Descriptions of the sites' storages, as sites publish them."""
         return self.home / "siteconf"
@@ -95,8 +100,8 @@ class Layout:
     def folders(self) -> tuple[Path, ...]:
         """All folders but that of Postgres, which has an owner of its own."""
         return (
-            self.airflow, self.sites, self.siteconf, self.fts, self.fts2, self.tls, self.credentials,
-            self.logs, self.run, self.secrets,
+            self.airflow, self.sites, self.siteconf, self.fts, self.fts2, self.dbs, self.tls,
+            self.credentials, self.logs, self.run, self.secrets,
         )  # fmt: skip
 
     @property

@@ -25,7 +25,7 @@ AIRFLOW_NEEDS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("airflow-migrate",),
     "triggerer": ("airflow-migrate", "catalogue-migrate"),
     # After the api-server's first answer, which takes seconds: tasks that meet it then would fail.
-    "scheduler": ("api-server", "catalogue-migrate", "sites", "fts"),
+    "scheduler": ("api-server", "catalogue-migrate", "sites", "fts", "dbs"),
 }
 ReadyCheck = Callable[[datetime], Awaitable[bool]]
 
@@ -127,6 +127,16 @@ def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) ->
                 ("fts", ports.fts, ports.fts_monitor, layout.fts),
                 ("fts2", ports.fts2, ports.fts2_monitor, layout.fts2),
             )
+        ),
+        Service(
+            name="dbs",
+            command=_module("asyncstageout.sandbox.dbs", "--port", ports.dbs, "--state", layout.dbs)
+            + certificate
+            + _words("--ca", tls.ca),
+            environment=environment,
+            # Without a certificate it answers 403.
+            is_ready=_answers(ports.dbs, "/dbs/prod/phys03/DBSWriter/healthz", trust, any_status=True),
+            port=ports.dbs,
         ),
     ]
 

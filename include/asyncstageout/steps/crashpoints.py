@@ -35,6 +35,9 @@ POINTS = (
     "reconcile.after_repair",
     "cancel.before_telling",
     "cancel.after_telling",
+    "deliver.before_send",
+    "deliver.after_send",
+    "deliver.after_record",
 )
 """Every point there is; a test holds the code to it."""
 

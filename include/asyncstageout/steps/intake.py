@@ -274,7 +274,7 @@ class _Collecting:
         readable = [one for one in chunk if not one.problem]
         good, bad = read_requests(one.fields for one in readable)
         with self.conn.transaction(force_rollback=self.dry_run):
-            answers = add_transfers(self.conn, good, self.step_run)
+            answers = add_transfers(self.conn, good, self.step_run, origin=self.source)
         lfns = {position: request.source_lfn for position, request in good}
         outcomes = Counter(answer.outcome for answer in answers)
         report.created += outcomes["created"]

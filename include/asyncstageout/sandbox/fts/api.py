@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
-from asyncstageout.sandbox.faults import ApiFault, FaultPlan, Faults
+from asyncstageout.sandbox.faults import FaultPlan
+from asyncstageout.sandbox.front import FaultyFront
 from asyncstageout.sandbox.fts.delegation import Delegations
 from asyncstageout.sandbox.fts.engine import Engine, wire_retries
 from asyncstageout.sandbox.fts.identity import Identities, Identity
@@ -621,44 +622,11 @@ def _body(request: Request, raw: bytes) -> Any:
     return body
 
 
-class Front:
+class Front(FaultyFront):
     """What stands before the service: limits of the web server, and API faults."""
 
-    def __init__(self, app: ASGIApp, faults: Faults) -> None:
-        self._app = app
-        self._faults = faults
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if refused := _too_long(scope):
-            await refused(scope, receive, send)
-            return
-        path: str = scope["path"]
-        # The knobs always work, or nobody could turn a fault off.
-        fault = None if path.startswith("/sandbox/") else self._faults.api(scope["method"], path)
-        await self._with(fault, scope, receive, send)
-
-    async def _with(self, fault: ApiFault | None, scope: Scope, receive: Receive, send: Send) -> None:
-        match fault.action if fault else None:
-            case "status" if fault:
-                answer = Response(fault.body, fault.status, media_type="text/html")
-                await answer(scope, receive, send)
-            case "reset":
-                peer_of(scope).abort()
-            case "lost_reply":
-                await self._app(scope, receive, _nowhere)
-                peer_of(scope).abort()
-            case "latency" if fault:
-                await asyncio.sleep(fault.latency_s)
-                await self._app(scope, receive, send)
-            case _:
-                await self._app(scope, receive, send)
-
-
-async def _nowhere(_message: Message) -> None:
-    """Send nothing."""
+    def refusal(self, scope: Scope) -> Response | None:
+        return _too_long(scope)
 
 
 def _too_long(scope: Scope) -> Response | None:

@@ -1,0 +1,1 @@
+"""A local DBS, see docs/sandbox.md."""

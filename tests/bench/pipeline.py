@@ -1,0 +1,298 @@
+"""What a file costs from its arrival to DONE, step by step: ``python -m bench.pipeline``, from ``tests``.
+
+The steps run one after the other in this process, as their tasks do, against a Postgres whose commits are durable and a
+sandbox FTS in a process of its own that moves no bytes and takes no time. FTS is not counted. Each result is a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import requests
+from psycopg import Connection
+
+from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.cycles import CycleParams, open_cycle
+from asyncstageout.catalogue.fts_servers import add_server, remove_server
+from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.step_runs import Actor
+from asyncstageout.clients.fts3 import FTS3Client
+from asyncstageout.clients.http import Access, new_session
+from asyncstageout.core.requests import read_json_requests
+from asyncstageout.sandbox.layout import free_port
+from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
+from asyncstageout.steps.collect import collect
+from asyncstageout.steps.group import group
+from asyncstageout.steps.recording import Summary, recorded
+from asyncstageout.steps.sense import sense_once
+from asyncstageout.steps.submit import submit
+from asyncstageout.steps.summarise import summarise
+from asyncstageout.steps.update_catalogue import update_catalogue
+from load.bodies import SITES
+from load.server import LoadedCatalogue, loaded_catalogue
+
+T = TypeVar("T")
+
+FILES = 100_000
+USERS = 200
+BATCH = 10_000
+SERVER = "fts"
+DEADLINE_S = 600.0
+READY_S = 30.0
+PAUSE_S = 0.05
+
+
+@dataclass
+class Cost:
+    """CPU of one step so far, in seconds."""
+
+    python_s: float = 0.0
+    postgres_s: float = 0.0
+    took_s: float = 0.0
+
+
+@dataclass
+class Meter:
+    """Reads the CPU clocks of this process and of Postgres around each step."""
+
+    catalogue: LoadedCatalogue
+    costs: dict[str, Cost] = field(default_factory=dict)
+
+    def __call__(self, step: str, work: Callable[[], T]) -> T:
+        cost = self.costs.setdefault(step, Cost())
+        python_s, postgres_s, started_s = time.process_time(), self.catalogue.cpu_s(), time.perf_counter()
+        result = work()
+        cost.python_s += time.process_time() - python_s
+        cost.postgres_s += self.catalogue.cpu_s() - postgres_s
+        cost.took_s += time.perf_counter() - started_s
+        return result
+
+
+@dataclass(frozen=True)
+class OneServer:
+    """FTS clients of one server and one identity."""
+
+    only: FTS3Client
+
+    def client(self, _server: str, _identity: str) -> FTS3Client:
+        return self.only
+
+    def storage_tokens(self, _identity: str) -> None:
+        return None
+
+
+@contextmanager
+def instant_fts(folder: Path) -> Iterator[FTS3Client]:
+    """Yield a client of an FTS for which every transfer ends as soon as it is looked at."""
+    tls = sandbox_tls(folder / "tls")
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "asyncstageout.sandbox.fts",
+        "--port",
+        str(port),
+        "--state",
+        str(folder / "fts"),
+    ]
+    command += ["--cert", str(tls.server.cert), "--key", str(tls.server.key), "--ca", str(tls.ca)]
+    command += ["--no-bytes", "--seconds", "0", "--link-limit", "1000000", "--workers", "1000000"]
+    (folder / "fts").mkdir()
+    with (folder / "fts.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            session = _session(tls)
+            _await_answer(f"https://127.0.0.1:{port}", session)
+            with FTS3Client(f"https://127.0.0.1:{port}", session, vo="cms") as client:
+                yield client
+        finally:
+            process.terminate()
+
+
+def _session(tls: SandboxTLS) -> requests.Session:
+    return new_session(Access(ca=str(tls.ca), cert_file=str(tls.client.cert), key_file=str(tls.client.key)))
+
+
+def _await_answer(url: str, session: requests.Session) -> None:
+    until_s = time.monotonic() + READY_S
+    while True:
+        try:
+            session.get(url, timeout=5)
+        except requests.ConnectionError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def request_line(number: int, links: int) -> bytes:
+    """One request; neighbouring numbers are of one task, and a task's files come from a few sites."""
+    link = number // 20 % links
+    task = number // 2_000
+    username = f"user{task % USERS}"
+    source, destination = link % 30, 30 + (link // 30 + task) % 30
+    tail = f"mc/bench/QCD_Pt-15to7000_13TeV/261122_101112/{number // 1000:04d}/out_{number}.root"
+    return json.dumps(
+        {
+            "task": f"bench_{username}_{task}",
+            "username": username,
+            "source": SITES[source],
+            "destination": SITES[destination],
+            "source_lfn": f"/store/temp/user/{username}.0123456789abcdef0123456789abcdef01234567/{tail}",
+            "destination_lfn": f"/store/user/{username}/{tail}",
+            "size_bytes": 1_000_000_000 + number,
+            "adler32": f"{number + 1:08x}",
+        }
+    ).encode()
+
+
+def arrive(conn: Connection, lines: list[bytes], step_run: int) -> None:
+    good, bad = read_json_requests(lines)
+    assert not bad, bad[0]
+    answers = add_transfers(conn, good, step_run)
+    assert all(answer.outcome == "created" for answer in answers)
+
+
+def cycle(conn: Connection, clients: OneServer, meter: Meter, number: int, limit: int) -> int:
+    """Run one cycle as the DAG does; return how many files FTS accepted."""
+    run_id, params = f"bench__{number}", CycleParams(limit=limit)
+
+    def under_record(task_id: str, step: Callable[[int], Summary]) -> Summary:
+        actor = Actor(task_id=task_id, name="airflow", dag_id="stageout_transfer", run_id=run_id)
+        return meter(task_id, lambda: recorded(conn, actor, step))
+
+    today = datetime.now(UTC).date()
+    under_record(
+        "collect",
+        lambda step_run: collect(
+            conn, dag_id="stageout_transfer", run_id=run_id, params=params, today=today, step_run=step_run
+        ),
+    )
+    shards: list[Any] = []
+
+    def plan(step_run: int) -> Summary:
+        summary, packed = group(
+            conn, open_cycle(conn, "stageout_transfer", run_id, params), step_run=step_run
+        )
+        shards.extend(packed)
+        return summary
+
+    under_record("group", plan)
+    cycle_id = open_cycle(conn, "stageout_transfer", run_id, params).cycle_id
+    accepted = 0
+    for shard in range(len(shards)):
+        accepted += under_record(
+            "submit",
+            lambda step_run, shard=shard: submit(
+                conn, clients, cycle_id=cycle_id, shard=shard, step_run=step_run
+            ),
+        ).counts["files"]
+    under_record(
+        "summarise", lambda _: summarise(conn, open_cycle(conn, "stageout_transfer", run_id, params))
+    )
+    return accepted
+
+
+def settle(conn: Connection, client: FTS3Client, meter: Meter, files: int) -> None:
+    """Sense and apply until so many files are DONE."""
+    done = 0
+    until_s = time.monotonic() + DEADLINE_S
+    while done < files:
+        found = meter("sense", lambda: sense_once(conn, client, now=datetime.now(UTC)))
+        if not found.news:
+            assert time.monotonic() < until_s, f"{done} of {files} are done"
+            time.sleep(PAUSE_S)
+            continue
+        actor = Actor(task_id="update_catalogue", name="airflow", dag_id="stageout_sense", run_id="bench")
+        summary = meter(
+            "update_catalogue",
+            lambda actor=actor: recorded(
+                conn, actor, lambda step_run: update_catalogue(conn, now=datetime.now(UTC), step_run=step_run)
+            ),
+        )
+        done += summary.counts.get("done", 0)
+
+
+def measure(files: int, links: int, limit: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="aso-bench-") as folder, loaded_catalogue() as catalogue:
+        meter = Meter(catalogue)
+        with instant_fts(Path(folder)) as client, connect(catalogue.url) as conn:
+            add_server(conn, SERVER, by="bench")
+            remove_server(conn, "fts3_default", by="bench")
+            clients = OneServer(client)
+            _arrivals(conn, meter, files, links)
+            waiting, number = files, 0
+            while waiting:
+                accepted = cycle(conn, clients, meter, number, limit)
+                settle(conn, client, meter, accepted)
+                waiting, number = waiting - accepted, number + 1
+            jobs = conn.execute("SELECT count(*) FROM fts_job").fetchone()
+        meter("background", lambda: _checkpoint(catalogue.url))
+    return _result(meter, files, links, limit, jobs[0] if jobs else 0)
+
+
+def _arrivals(conn: Connection, meter: Meter, files: int, links: int) -> None:
+    for first in range(0, files, BATCH):
+        lines = [request_line(number, links) for number in range(first, min(first + BATCH, files))]
+        actor = Actor(task_id="intake", name="bench")
+
+        def step(step_run: int, lines: list[bytes] = lines) -> Summary:
+            arrive(conn, lines, step_run)
+            return Summary("in")
+
+        meter("intake", lambda actor=actor, step=step: recorded(conn, actor, step))
+
+
+def _checkpoint(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SELECT 1")
+
+
+def _result(meter: Meter, files: int, links: int, limit: int, jobs: int) -> dict[str, Any]:
+    per = 1000 / files
+    steps = {
+        step: {"python": round(cost.python_s * per, 4), "postgres": round(cost.postgres_s * per, 4)}
+        for step, cost in meter.costs.items()
+    }
+    python, postgres = (sum(cost[who] for cost in steps.values()) for who in ("python", "postgres"))
+    return {
+        "bench": "pipeline",
+        "files": files,
+        "links": links,
+        "files_per_cycle": limit,
+        "files_per_job": round(files / max(jobs, 1), 1),
+        "cpu_s_per_1000_files": {
+            "total": round(python + postgres, 4),
+            "python": round(python, 4),
+            "postgres": round(postgres, 4),
+        },
+        "steps": steps,
+        "took_s": round(sum(cost.took_s for cost in meter.costs.values()), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=__doc__)
+    parser.add_argument("--files", type=int, default=FILES)
+    parser.add_argument("--links", type=int, default=300)
+    parser.add_argument("--limit", type=int, default=20_000, help="files that a cycle takes at most")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    sys.stdout.write(json.dumps(measure(args.files, args.links, args.limit)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from asyncstageout.steps.crashpoints import POINTS
+from chaos import MOVING_POINTS
 from chaos.ledger import Entry, Ledger
 from chaos.platform import NotSeen, Platform
 
@@ -56,7 +56,7 @@ def faults() -> Iterator[Fault]:
     yield Fault("kill -9 of Postgres", nothing, Platform.kill_postgres)
     yield Fault("kill -9 of the FTS", nothing, Platform.kill_fts)
     yield Fault("kill -9 of the FTS, which forgets", nothing, partial(Platform.kill_fts, forget=True))
-    for point in POINTS:
+    for point in MOVING_POINTS:
         yield Fault(f"kill -9 at {point}", partial(Platform.arm, point=point), partial(await_point, point))
     yield Fault("two schedulers, two triggerers", Platform.start_seconds, nothing)
     for name in ("scheduler", "triggerer"):

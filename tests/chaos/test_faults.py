@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from asyncstageout.steps.crashpoints import POINTS
+from chaos import MOVING_POINTS
 from chaos.bed import Bed, Load, bed
 from chaos.ledger import Entry, Ledger
 from chaos.proxy import Line
@@ -18,7 +18,9 @@ from chaos.proxy import Line
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 SEED = 20261122
-LOOKING = frozenset(point for point in POINTS if point.split(".")[0] in ("collect", "group", "reconcile"))
+LOOKING = frozenset(
+    point for point in MOVING_POINTS if point.split(".")[0] in ("collect", "group", "reconcile")
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def check(ledger: Ledger, bed: Bed, load: Load, *, fault: str, injected: int, in
     assert injected
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", MOVING_POINTS)
 def test_a_worker_is_killed_between_two_effects(running: Bed, ledger: Ledger, point: str) -> None:
     """A2, A3 and everything like them: the same work goes on, once, whatever was done already."""
     # Steps that look come by again and again; those that act may have done all at once.

@@ -10,6 +10,7 @@ from psycopg import Connection
 from starlette.testclient import TestClient
 
 from api.conftest import ALICE, API, BOB, OPERATOR, SERVICE
+from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.failures import Category, own_failure
 from asyncstageout.core.naming import request_id
@@ -37,7 +38,7 @@ def test_a_bad_item_never_stops_a_good_one(api: API, conn: Connection) -> None:
     answer = posted(
         api(ALICE), record(0), {"source": "x"}, stranger, "what", record(0), record(3, source="T2_XX_No")
     )
-    assert [answer[name] for name in ("created", "exists", "refused")] == [1, 1, 4]
+    assert [answer[name] for name in ("created", "again", "exists", "refused")] == [1, 0, 1, 4]
     outcomes = [(one["position"], one["outcome"], one["field"]) for one in answer["results"]]
     assert outcomes == [
         (0, "created", None),
@@ -57,6 +58,25 @@ def test_a_bad_item_never_stops_a_good_one(api: API, conn: Connection) -> None:
 def test_a_service_submits_for_its_users_only(api: API) -> None:
     answer = posted(api(SERVICE), record(0), record(1, username="bob"))
     assert (answer["created"], answer["refused"]) == (1, 1)
+
+
+def test_a_later_retry_of_the_job_sends_its_file_again(api: API, conn: Connection) -> None:
+    posted(api(ALICE), record(0), record(1))
+    later = [record(number, job_retry_count=1, size_bytes=7) for number in range(2)]
+    answer = posted(api(ALICE), *later, record(2, already_there=True))
+    assert [one["outcome"] for one in answer["results"]] == ["again", "again", "created"]
+    assert (answer["created"], answer["again"]) == (1, 2)
+    assert conn.execute("SELECT sum(size_bytes) FROM transfer WHERE state = 'NEW'").fetchone() == (14,)
+    row = conn.execute(
+        "SELECT sentence FROM step_run WHERE actor = 'alice' ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    assert row == ("1 file taken in, 0 known already, 0 refused, 2 sent again",)
+    (there,) = api(ALICE).get(URL, params={"state": "DONE"}).json()["transfers"]
+    assert (there["size_bytes"], there["already_there"]) == (1002, True)
+    events = api(ALICE).get(f"{URL}/{there['id']}").json()["events"]
+    assert [(event["from_state"], event["to_state"], event["reason"]) for event in events] == [
+        (None, "DONE", "written straight to its destination")
+    ]
 
 
 def test_an_object_with_transfers_is_a_list(api: API) -> None:
@@ -220,3 +240,77 @@ def test_an_operator_kills_a_link(api: API, conn: Connection, add: Add) -> None:
     wish = {"source": "T2_US_MIT", "destination": "T2_CH_CERN"}
     assert api(OPERATOR).post(f"{URL}/kill", json=wish).json()["counts"] == {"killed": 1}
     assert states(conn) == {"NEW": 1, "KILLED": 1}
+
+
+def test_the_ends_of_files_select_what_is_sent_again(
+    api: API, conn: Connection, add: Add, submitted: Plan, step: int
+) -> None:
+    add(record(0), record(1, source="T2_US_MIT"), record(2, destination="T1_DE_KIT"))
+    submitted()
+    fail(conn, step)
+    conn.execute("UPDATE transfer SET ended_at = now() - interval '60 d' WHERE id % 2 = 1")
+    move_finished(conn)
+    again = {"dry_run": True, "killed_too": True}
+
+    def would(**wish: Any) -> dict[str, int]:
+        answer = api(OPERATOR).post(f"{URL}/retry", json=wish | again)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["counts"]
+
+    long_ago = "2000-01-01T00:00:00Z"
+    assert would(category="refused") == {"sent_again": 1}, "the past only where it is bounded"
+    assert would(category="refused", ended_from=long_ago) == {"sent_again": 3}
+    assert would(category="quota", ended_from=long_ago) == {}
+    assert would(ended_from=long_ago, ended_to="2001-01-01T00:00:00Z") == {}
+    assert would(site="T1_DE_KIT", ended_from=long_ago) == {"sent_again": 1}
+    assert would(site="T2_US_MIT") == {"sent_again": 1}
+    assert api(OPERATOR).post(f"{URL}/kill", json={"category": "quota"}).status_code == 422
+    assert api(OPERATOR).post(f"{URL}/retry", json={"category": "bad luck"}).status_code == 422
+    assert api(ALICE).post(f"{URL}/retry", json={"category": "quota"}).status_code == 403
+    done = api(OPERATOR).post(f"{URL}/retry", json={"ended_from": long_ago}).json()
+    assert done["counts"] == {"sent_again": 3}
+    assert states(conn) == {"NEW": 3}
+    assert_audited(conn)
+
+
+@pytest.mark.parametrize("what", ["kill", "retry"])
+def test_many_files_are_not_touched_by_mistake(
+    api: API,
+    *,
+    conn: Connection,
+    add: Add,
+    submitted: Plan,
+    step: int,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncstageout.api.acting.APPROVE_ABOVE", 3)
+    add(*(record(number) for number in range(5)))
+    if what == "retry":
+        submitted()
+        fail(conn, step)
+    before = states(conn)
+    wish = {"source": "T2_IT_Bari"}
+    for wishes in (wish, wish | {"expected_files": 4}):
+        refused = api(OPERATOR).post(f"{URL}/{what}", json=wishes)
+        assert refused.status_code == 409
+        problem = refused.json()
+        assert problem["type"].endswith(":needs-approval")
+        assert problem["files"] == 5
+        assert "expected_files: 5" in problem["detail"]
+        assert states(conn) == before
+    assert api(OPERATOR).post(f"{URL}/{what}", json=wish | {"dry_run": True}).status_code == 200
+    done = api(OPERATOR).post(f"{URL}/{what}", json=wish | {"expected_files": 5})
+    assert sum(done.json()["counts"].values()) == 5
+    assert states(conn) != before
+
+
+@pytest.mark.parametrize(
+    "wish", [{"username": "alice"}, {"task": "261122_alice_task"}, {"ids": [1, 2, 3, 4, 5]}]
+)
+def test_who_says_exactly_what_he_means_is_not_bothered(
+    api: API, add: Add, wish: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncstageout.api.acting.APPROVE_ABOVE", 3)
+    add(*(record(number) for number in range(5)))
+    assert api(ALICE).post(f"{URL}/kill", json=wish).json()["counts"] == {"killed": 5}

@@ -82,6 +82,7 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
     "states agree": (
         "UPDATE transfer_history SET state = 'SUBMITTED'",
         "UPDATE transfer SET attempt = 0 WHERE state = 'SUBMITTED'",
+        "UPDATE transfer SET already_there = true WHERE state = 'NEW'",
     ),
     "jobs agree": (
         "UPDATE fts_job SET job_id = NULL WHERE state = 'SUBMITTED'",

@@ -48,7 +48,7 @@ from asyncstageout.core.requests import TransferRequest
 from asyncstageout.core.selections import Selection
 from asyncstageout.core.states import PublicationState, TransferState
 from fixtures.catalogue import Add, Plan, file_ids, record
-from fixtures.cleaning import end, outcomes, queue
+from fixtures.cleaning import end, outcomes, publication_becomes, queue
 
 S, P = TransferState, PublicationState
 BARI, KIT = "T2_IT_Bari", "T1_DE_KIT"
@@ -266,7 +266,7 @@ def test_a_copy_knows_whether_its_file_is_being_published(
     assert copy.awaits_publication
     postpone(conn, [(copy, datetime.now(UTC) + timedelta(hours=6))])
     for state, waits in ((P.ACQUIRED, True), (P.DONE, False)):
-        tell_publication(conn, OWN_WORKER, [PublicationWord(request.request_id, state)], None, step)
+        publication_becomes(conn, state, step)
         assert queue(conn)[0][4] is (not waits)
     (copy,) = due_copies(conn, BARI, at_most=10)
     assert not copy.awaits_publication
@@ -280,10 +280,8 @@ def test_a_publication_that_ends_wakes_no_copy_that_rests(
     submitted()
     end(conn, step, S.DONE)
     send_again(conn, again(KIT), Said(2, publish=True), step_run=step)
-    words = [PublicationWord(request.request_id, state) for state in (P.ACQUIRED, P.FAILED)]
-    for word in words:
-        conn.execute("UPDATE transfer SET publication = 'NEW' WHERE publication = 'FAILED'")
-        tell_publication(conn, OWN_WORKER, [word], None, step)
+    for state in (P.ACQUIRED, P.FAILED):
+        publication_becomes(conn, state, step)
     assert [row[1:] for row in queue(conn)] == [(BARI, "WAITING", None, None)]
     assert conn.execute("SELECT awaits_publication FROM cleaning").fetchone() == (False,)
 

@@ -1,7 +1,8 @@
 """Any interleaving of what happens to a catalogue, with deaths in between, keeps every invariant of the audit.
 
-Hypothesis plays the house: files arrive, cycles plan, an FTS (a model: it copies nothing) takes jobs, refuses
-them, loses replies or itself; users kill, operators drive again, reconcile mends. Each operation runs alone or
+Hypothesis plays the house: files arrive, also as later retries of their jobs or written straight to their
+destinations, cycles plan, an FTS (a model: it copies nothing) takes jobs, refuses them, loses replies or itself;
+users kill, FTS is told so, operators drive again, reconcile mends. Each operation runs alone or
 beside another one, on two connections, and may die before its commit. After each the whole audit holds, and no
 file is in two jobs at FTS. At the end everything left can be brought to its end.
 
@@ -37,20 +38,25 @@ from asyncstageout.catalogue.claims import (
 )
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, open_cycle
-from asyncstageout.catalogue.fts_servers import installation_id
+from asyncstageout.catalogue.fts_servers import installation_id, set_state
+from asyncstageout.catalogue.given_up import give_up
 from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.jobs import adopt_orphans, close_refused, record_accepted, release, split
+from asyncstageout.catalogue.kills import kill
+from asyncstageout.catalogue.retries_by_people import retry_files
 from asyncstageout.catalogue.sensing import LOST, Report, stage_reports
 from asyncstageout.catalogue.step_runs import Actor, start_step
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.failures import Category, own_failure
-from asyncstageout.core.fts import FTSJobStatus, JobAnswer, JobMissing
+from asyncstageout.core.fts import FTSFileStatus, FTSJobStatus, JobAnswer, JobMissing
 from asyncstageout.core.fts_ids import deterministic_job_id
 from asyncstageout.core.planning import plan_jobs
 from asyncstageout.core.requests import read_requests
+from asyncstageout.core.selections import Selection
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps import reconcile
+from asyncstageout.steps.cancel import cancel
 from asyncstageout.steps.door import ISSUER
 from asyncstageout.steps.update_catalogue import update_catalogue
 from fixtures.catalogue import file_names, key_of, record
@@ -99,8 +105,19 @@ class ModelFTS:
         if state == "FINISHED":
             self.copied.add(transfer_id)
 
-    def statuses(self, job_ids: Sequence[UUID], *, with_files: bool) -> list[JobAnswer]:
+    def statuses(self, job_ids: Sequence[UUID], *, with_files: bool = True) -> list[JobAnswer]:
         return [self._status(job_id) if job_id in self.jobs else JobMissing(job_id) for job_id in job_ids]
+
+    def cancel_jobs(self, job_ids: Sequence[UUID]) -> list[JobAnswer]:
+        for job_id in job_ids:
+            self.cancel_files(job_id, list(self.jobs.get(job_id, ())))
+        return self.statuses(job_ids)
+
+    def cancel_files(self, job_id: UUID, file_ids: Sequence[int]) -> None:
+        """What runs is cancelled; our own numbers of files are FTS's, too."""
+        for file in file_ids:
+            if self.jobs[job_id][file] == "ACTIVE":
+                self.end(job_id, file, "CANCELED")
 
     def archived(self, job_id: UUID) -> JobMissing:
         return JobMissing(job_id)
@@ -110,7 +127,10 @@ class ModelFTS:
 
     def _status(self, job_id: UUID) -> FTSJobStatus:
         metadata = {"issuer": ISSUER, "installation": str(self.installation)}
-        return FTSJobStatus(job_id, "ACTIVE", None, None, None, metadata=metadata)
+        files = tuple(
+            FTSFileStatus(file, state, transfer_id=file) for file, state in self.jobs[job_id].items()
+        )
+        return FTSJobStatus(job_id, "ACTIVE", None, None, None, files, metadata=metadata)
 
 
 class House(RuleBasedStateMachine):
@@ -133,6 +153,28 @@ class House(RuleBasedStateMachine):
             for place in places
         ]
         add_transfers(conn, read_requests(records)[0], self.step)
+
+    def arrive_again(self, conn: Connection, n: int) -> None:
+        """Later retries of jobs, one of which wrote straight to its destination."""
+        places = [(n + offset) % FILES for offset in range(3)]
+        known = dict(conn.execute("SELECT request_id, job_retry_count FROM transfer").fetchall())
+        records = [
+            record(
+                place,
+                destination_lfn=f"/store/user/alice/mc/out_{place % DESTINATIONS}.root",
+                already_there=place == n,
+            )
+            for place in places
+        ]
+        good, _ = read_requests(records)
+        good = [
+            (
+                position,
+                request.model_copy(update={"job_retry_count": known.get(request.request_id, 0) + n % 3}),
+            )
+            for position, request in good
+        ]
+        add_transfers(conn, good, self.step)
 
     def cycle(self, conn: Connection, n: int) -> None:
         cycle = open_cycle(conn, "stageout_transfer", f"run {next(self.numbers)}", CycleParams(limit=n + 1))
@@ -239,6 +281,25 @@ class House(RuleBasedStateMachine):
         if rows:
             apply_moves(conn, [Move(*rows[n % len(rows)], S.KILL)], self.step)
 
+    def kill_some(self, conn: Connection, n: int) -> None:
+        """As people do it: whatever state it is in."""
+        ids = Selection(ids=tuple(range(n + 1, n + 4)))
+        kill(conn, ids, None, comment="", step_run=self.step)
+
+    def tell_fts(self, conn: Connection, n: int) -> None:
+        cancel(conn, Clients({"fts": cast("Any", self.fts)}), now=datetime.now(UTC), step_run=self.step)
+
+    def retry_some(self, conn: Connection, n: int) -> None:
+        ids = Selection(ids=tuple(range(n + 1, n + 4)))
+        retry_files(conn, ids, None, comment="", step_run=self.step, killed_too=bool(n % 2))
+
+    def give_up_server(self, conn: Connection, n: int) -> None:
+        """Who is sure that FTS is gone says so: here it is only right when it has forgotten everything."""
+        if not self.fts.jobs:
+            set_state(conn, "fts", "down", reason=None, by="test")
+            give_up(conn, "fts", reason="gone", step_run=self.step, may_still_write=True)
+            set_state(conn, "fts", "up", reason=None, by="test")
+
     def redrive(self, conn: Connection, n: int) -> None:
         redrive_failed(conn, CycleParams(created_from=FOR_EVER_AGO, created_to=FOR_EVER), self.step)
 
@@ -255,12 +316,23 @@ class House(RuleBasedStateMachine):
         self.sense_and_update(conn, n)
         self.serve(conn, n)
 
+    def end_kills(self, conn: Connection, n: int) -> None:
+        """Once FTS was told and asked, no file of an accepted job hangs."""
+        self.tell_fts(conn, n)
+        self.sense_and_update(conn, n)
+        hanging = conn.execute(
+            "SELECT t.id FROM transfer t JOIN fts_job j ON j.sid = t.fts_job"
+            " WHERE t.state = 'KILL' AND j.state = 'SUBMITTED'"
+        )
+        assert hanging.fetchall() == []
+
     OPERATIONS = (
-        arrive, cycle, accept, lose_reply, split, release, refuse, sense, update, sense_and_update, kill,
-        accept_again, late_word, redrive, reconcile, archive,
+        arrive, arrive_again, cycle, accept, lose_reply, split, release, refuse, sense, update, sense_and_update,
+        kill, kill_some, tell_fts, retry_some, give_up_server, accept_again, late_word, redrive, reconcile,
+        archive,
     )  # fmt: skip
     # Never in one transaction that dies: what FTS is told was committed before.
-    SEQUENCES = (serve, advance, advance)
+    SEQUENCES = (serve, advance, advance, end_kills)
 
     # --- how it happens ---
 
@@ -341,7 +413,8 @@ class House(RuleBasedStateMachine):
     @invariant()
     def done_is_copied(self) -> None:
         rows = self.observer.execute(
-            "SELECT id FROM transfer WHERE state = 'DONE' UNION SELECT id FROM transfer_history WHERE state = 'DONE'"
+            "SELECT id FROM transfer WHERE state = 'DONE' AND NOT already_there"
+            " UNION SELECT id FROM transfer_history WHERE state = 'DONE' AND NOT already_there"
         )
         assert {file for (file,) in rows} <= self.fts.copied
 
@@ -354,6 +427,8 @@ class House(RuleBasedStateMachine):
         """Whatever was played, everything left comes to its end when nothing dies any more."""
         for _ in range(5):
             self.reconcile(self.one, 0)
+            # What waits for a cancelled copy to die has waited.
+            self.one.execute("UPDATE transfer SET due_at = now() WHERE state = 'NEW'")
             self.cycle(self.one, 1000)
             while self.one.execute("SELECT 1 FROM fts_job WHERE state = 'PLANNED'").fetchone():
                 self.accept(self.one, 0)

@@ -126,6 +126,17 @@ CASES: dict[str, tuple[str, ...]] = {
         "catalogue/test_claims.py::test_a_users_own_files_go_by_priority_then_age",
         "catalogue/test_claims.py::test_priority_gives_a_larger_share_and_starves_nobody",
     ),
+    "A28 a kill reaches FTS; what had arrived is DONE, and says that it was too late": (
+        "steps/test_cancel.py::test_a_whole_task_is_cancelled_job_by_job",
+        "steps/test_cancel.py::test_others_in_the_job_go_on",
+        "steps/test_cancel.py::test_what_has_finished_at_fts_is_done_and_the_record_says_too_late",
+        "steps/test_cancel.py::test_who_dies_while_he_tells_is_followed_by_the_next_run",
+    ),
+    "A29 a later attempt of the job brings the same file with another checksum: it goes again, once": (
+        "catalogue/test_reinjections.py::test_what_has_ended_or_waits_goes_with_its_new_content",
+        "catalogue/test_reinjections.py::test_what_is_under_way_has_to_end_first",
+        "steps/test_special_files.py::test_a_later_retry_replaces_what_the_earlier_one_wrote",
+    ),
     "A30 the same request twice: one row": (
         "catalogue/test_intake.py::test_the_same_request_again_changes_nothing",
     ),
@@ -155,10 +166,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-ELSEWHERE: dict[str, str] = {
-    "A28": "the states are there (test_transitions); nothing asks FTS to cancel for a user yet",
-    "A29": "a file is known by its source LFN; a later job attempt that reuses it is answered `exists`",
-}
+ELSEWHERE: dict[str, str] = {}
 """Why a case has no test."""
 
 

@@ -11,9 +11,12 @@ import pytest
 from click.testing import Result
 from psycopg import Connection
 
+from asyncstageout.catalogue.audit import audit
 from asyncstageout.catalogue.fts_servers import note_contact, servers
+from asyncstageout.catalogue.kills import kill
 from asyncstageout.cli import Advice
-from fixtures.catalogue import Add, Plan, record
+from asyncstageout.core.selections import Selection
+from fixtures.catalogue import Add, Plan, record, states
 
 Aso: TypeAlias = Callable[..., Result]
 
@@ -73,3 +76,42 @@ def test_a_server_with_open_jobs_is_not_removed(aso: Aso, add: Add, plan: Plan) 
 def test_a_server_that_does_not_exist(aso: Aso, command: list[str]) -> None:
     assert isinstance(aso("servers", *command).exception, Advice)
     assert aso("servers", "set", "fts", "sideways").exit_code == 2
+
+
+def test_a_server_that_never_comes_back_is_given_up(
+    aso: Aso, *, conn: Connection, add: Add, plan: Plan, submitted: Plan, step: int
+) -> None:
+    """Its files go elsewhere, those to be stopped are killed; what it may still write stays unless told so."""
+    add(record(0), record(1))
+    old, _young = submitted(files_per_job=1)
+    add(record(2), record(3))
+    planned, _unsent = plan(files_per_job=1)
+    conn.execute(
+        "UPDATE fts_job SET planned_at = now() - interval '3 d', submitted_at = now() - interval '2 d'"
+        " WHERE sid = %s",
+        (old.sid,),
+    )
+    conn.execute("UPDATE fts_job SET poster = %s WHERE sid = %s", (step, planned.sid))
+    kill(conn, Selection(ids=old.transfer_ids), None, comment="", step_run=step)
+    give_up = ("servers", "give-up", "fts", "--reason", "burnt down")
+    assert "fts is up, not down" in str(aso(*give_up, "--yes").exception)
+    aso("servers", "set", "fts", "down")
+    would = (
+        "2 jobs given up, 1 file for other servers, 1 killed as asked; 2 jobs stay, since it may still copy"
+    )
+    assert would in aso(*give_up, "--dry-run").stdout
+    assert aso(*give_up, typed="no\n").exit_code == 1
+    assert states(conn) == {"KILL": 1, "SUBMITTED": 1, "ACQUIRED": 2}
+    said = aso(*give_up, typed="fts\n").stdout
+    assert "must never come back" in said
+    assert would in said.splitlines()[-1]
+    assert states(conn) == {"KILLED": 1, "SUBMITTED": 1, "ACQUIRED": 1, "NEW": 1}
+    assert "AT THIS MOMENT" in aso(*give_up, "--may-still-write", typed="fts\n").stdout
+    assert states(conn) == {"KILLED": 1, "RETRY": 1, "NEW": 2}
+    row = conn.execute(
+        "SELECT failure_category, failure_reason FROM transfer WHERE state = 'RETRY'"
+    ).fetchone()
+    assert row == ("lost", "the FTS server fts was given up by maria: burnt down")
+    assert [result for result in audit(conn) if result.violations] == []
+    assert aso(*give_up, "--yes").stdout == "fts: 0 jobs given up, 0 files for other servers.\n"
+    assert "no FTS server nowhere" in str(aso("servers", "give-up", "nowhere", "--reason", "x").exception)

@@ -109,6 +109,31 @@ def test_retry_sends_again(conn: Connection, aso: Aso) -> None:
     assert states(conn) == {"NEW": 1, "KILLED": 2}
 
 
+def test_many_files_are_only_touched_by_who_says_how_many(
+    conn: Connection, aso: Aso, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncstageout.api.acting.APPROVE_ABOVE", 2)
+    monkeypatch.setenv("ASO_API_TOKEN", "olga")
+    aso("submit", "-", typed=ndjson(*map(record, range(4))))
+    refused = aso("kill", "--user", "alice", "--yes").exception
+    assert str(refused) == "This is about 4 files; none was touched."
+    assert getattr(refused, "remedy", "") == "If it is meant, say --yes-to 4."
+    assert isinstance(aso("kill", "--site", "T2_IT_Bari", "--yes-to", "3").exception, Advice)
+    assert states(conn) == {"NEW": 4}
+    asked = aso("kill", "--site", "T2_IT_Bari", typed="y\n")
+    assert "4  stopped" in asked.output
+    assert states(conn) == {"KILLED": 4}
+    again = ("retry", "--user", "alice", "--killed-too", "--ended-from", "2026-01-01", "--json")
+    assert json.loads(aso(*again, "--category", "quota", "--yes-to", "9").stdout)["counts"] == {}
+    assert json.loads(aso(*again, "--yes-to", "4").stdout)["counts"] == {"sent_again": 4}
+
+
+def test_a_later_retry_of_a_job_is_told_apart(aso: Aso) -> None:
+    aso("submit", "-", typed=ndjson(record(0)))
+    done = aso("submit", "-", typed=ndjson(record(0, job_retry_count=1), record(1)))
+    assert done.output == "1 files taken in, 1 sent again, 0 were there already, 0 refused.\n"
+
+
 def test_every_outcome_has_words() -> None:
     assert {*kills.OUTCOMES.values(), *retries_by_people.OUTCOMES.values()} <= set(WORDS)
 

@@ -12,7 +12,6 @@ from asyncstageout.core.crab import (
     INSERTED,
     PUBLICATION_MOVES,
     PUBLICATION_NUMBERS,
-    REINJECTIONS,
     TRANSFER_NUMBERS,
     UNCLAIMED,
     WORKER_PATHS,
@@ -41,16 +40,6 @@ def test_every_path_of_a_worker_is_legal(
         (TransferState.FAILED, TransferState.KILLED),
         (TransferState.RETRY, TransferState.KILLED),
     }
-
-
-@pytest.mark.parametrize(("pair", "path"), REINJECTIONS.items(), ids=str)
-def test_every_path_of_a_later_job_retry_is_legal(
-    pair: tuple[TransferState, TransferState], path: tuple[TransferState, ...]
-) -> None:
-    for start, end in itertools.pairwise((pair[0], *path)):
-        assert is_legal(start, end)
-    assert pair[1] in INSERTED
-    assert not path or path[-1] == pair[1]
 
 
 def test_no_worker_moves_what_has_ended() -> None:

@@ -144,6 +144,19 @@ def test_names_and_parameters_of_a_job() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("wanted", "verifiable"), [("both", "both"), ("source", "none"), ("target", "none"), ("none", "none")]
+)
+def test_fts_is_not_asked_to_verify_what_nobody_knows(wanted: str, verifiable: str) -> None:
+    board = routing(policy({"verify_checksum": wanted}))
+    way = board.way(LINK, "alice", None, "alice")
+    assert isinstance(way, Way)
+    params = [
+        dict(job_key(one, way, board.name(one, way)).params) for one in (file(), file(has_checksum=False))
+    ]
+    assert [one["verify_checksum"] for one in params] == [wanted, verifiable]
+
+
 def test_a_name_that_no_rule_makes_says_whose() -> None:
     board = routing()
     link = Link("T2_ES_IFCA", "T2_ES_IFCA")

@@ -23,6 +23,8 @@ EXPECTED = {
     "stageout_sites": ["load", "verdict"],
     "stageout_credentials": ["renew", "verdict"],
     "stageout_clean": ["delete", "look", "summarise", "sweep"],
+    "stageout_kill": ["approve", "cancel", "confirm", "kill", "select"],
+    "stageout_retry": ["approve", "retry", "select"],
 }
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,66 @@ def test_clearing_a_finished_run_changes_nothing(platform: Platform, dag_id: str
             assert time.monotonic() < deadline, run
             time.sleep(0.5)
         assert everything() == before
+
+
+def test_a_kill_waits_for_an_approval_reaches_fts_and_says_how_it_ended(platform: Platform) -> None:
+    """Through Airflow's own human-in-the-loop. The file fails once and then waits in FTS for its next try."""
+    user = "e2e_victim"
+    fts = f"https://localhost:{platform.layout.ports.fts}/sandbox/faults"
+    fault = {"path": user, "reason": "TRANSFER [5] connection reset", "tries": 1}
+    answer = requests.put(fts, json={"files": [fault]}, verify=str(platform.home / "tls/ca.pem"), timeout=30)
+    assert answer.ok, answer.text
+    patient = ("policy", "set", "--user", user, "fts_retry=1", "retry_delay_s=3600")
+    assert platform.aso(*patient).returncode == 0
+    wish = request(7, *some_link(platform)) | {
+        "task": f"261122_{user}", "username": user, "source_lfn": f"/store/temp/user/{user}.0/x/out.root",
+        "destination_lfn": f"/store/user/{user}/x/out.root",
+    }  # fmt: skip
+    news = platform.home / "victim.ndjson"
+    news.write_text(json.dumps(wish))
+    assert platform.aso("load", str(news)).returncode == 0
+
+    def until(condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 180
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+    def state() -> Any:
+        with platform.connect() as conn:
+            return conn.execute("SELECT state::text FROM transfer WHERE username = %s", (user,)).fetchone()
+
+    until(lambda: state() == ("SUBMITTED",))
+    form = {"username": user, "dry_run": False, "approve_above": 0, "comment": "wrong data"}
+    run = platform.api("POST", "/dags/stageout_kill/dagRuns", {"logical_date": None, "conf": form})
+    here = f"/dags/stageout_kill/dagRuns/{run['dag_run_id']}"
+    approve = f"{here}/taskInstances/approve"
+    until(lambda: platform.api("GET", approve)["state"] == "awaiting_input")
+    question = platform.api("GET", f"{approve}/-1/hitlDetails")
+    assert question["subject"] == "Kill 1 file?"
+    assert state() == ("SUBMITTED",)
+    # Airflow may ask once more if the answer comes before its scheduler has seen the question (ADR 0017).
+    until(lambda: _answered(platform, approve))
+    until(lambda: platform.api("GET", here)["state"] != "running")
+    confirm = platform.api("GET", f"{here}/taskInstances/confirm/xcomEntries/return_value")["value"]
+    assert "Of 1 file under way 1 were killed" in str(confirm)
+    assert state() == ("KILLED",)
+    with platform.connect() as conn:
+        events = conn.execute(
+            "SELECT e.to_state::text, e.reason FROM transfer_event e JOIN transfer t ON t.id = e.transfer_id"
+            " WHERE t.username = %s ORDER BY e.id",
+            (user,),
+        ).fetchall()
+    assert ("KILL", "killed by admin: wrong data (approved by admin)") in events
+
+
+def _answered(platform: Platform, approve: str) -> bool:
+    """Approve whenever asked; say whether the task has ended."""
+    task = platform.api("GET", approve)
+    if task["state"] == "awaiting_input":
+        yes = {"chosen_options": ["Approve"], "params_input": {}}
+        platform.api("PATCH", f"{approve}/-1/hitlDetails", yes)
+    return bool(task["state"] == "success")
 
 
 def test_bad_input_is_refused_by_line_and_the_rest_goes_on(platform: Platform) -> None:

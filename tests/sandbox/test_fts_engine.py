@@ -130,6 +130,29 @@ def test_checksums(at: Bench, sites: SiteBench, verify: str, checksum: str, reas
     assert (sites.read("T2_DE_DESY", "/store/user/f") is None) == bool(reason)
 
 
+@pytest.mark.parametrize(
+    ("verify", "reason"),
+    [
+        ("source", "SOURCE [22] Checksum value required if mode is not end to end"),
+        ("target", "DESTINATION [22] Checksum value required if mode is not end to end"),
+        ("both", ""),
+        ("none", ""),
+    ],
+)
+def test_one_end_alone_is_compared_with_what_was_said(
+    at: Bench, sites: SiteBench, verify: str, reason: str
+) -> None:
+    sites.put("T2_IT_Bari", "/store/temp/user/f", CONTENT)
+    assert outcome(at, pair(), verify_checksum=verify, retry=-1)["reason"] == reason
+
+
+def test_nothing_at_all_is_a_file_too(at: Bench, sites: SiteBench) -> None:
+    sites.put("T2_IT_Bari", "/store/temp/user/f", b"")
+    ended = outcome(at, pair(checksum="ADLER32:1", filesize=0), verify_checksum="both")
+    assert (ended["file_state"], ended["filesize"]) == ("FINISHED", 0)
+    assert sites.read("T2_DE_DESY", "/store/user/f") == b""
+
+
 def test_a_size_that_was_not_announced(at: Bench, sites: SiteBench) -> None:
     sites.put("T2_IT_Bari", "/store/temp/user/f", b"12345")
     ended = outcome(at, pair(filesize=6))

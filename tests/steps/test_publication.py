@@ -482,7 +482,7 @@ def test_a_job_retry_takes_its_file_out_of_an_open_block_and_not_out_of_a_closed
     assert press.publications() == {"NEW": 1, "ACQUIRED": 1}
     set_publication(press.conn, TASK, None, is_complete=True)
     press.assemble()
-    with pytest.raises(Conflict, match="on its way to DBS"):
+    with pytest.raises(Conflict, match="it is being published"):
         send_again(press.conn, again(1, 1), CrabSaid(2, publish=True), step_run=press.step)
     settle_all(press)
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from asyncstageout.core.dbs import read_dataset
 from asyncstageout.core.naming import request_id
 from asyncstageout.core.requests import Lfn
-from asyncstageout.core.selections import RequestId, Selection, TaskName, UserName
+from asyncstageout.core.selections import EndedSelection, RequestId, Selection, TaskName, UserName
 from asyncstageout.core.states import BlockState, FileType, JobState, PublicationState, TransferState
 
 Comment = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
@@ -24,7 +24,9 @@ class SubmitResult(BaseModel):
 
     position: int = Field(description="Place among the requests sent, from 0.")
     request_id: str | None = Field(description="By this the file is known from now on.")
-    outcome: Literal["created", "exists", "refused"]
+    outcome: Literal["created", "again", "exists", "refused"] = Field(
+        description="again: a later retry of its job sends it again. exists: nothing changed."
+    )
     reason: str | None = Field(None, description="Why it was refused, for people.")
     field: str | None = Field(None, description="The field at fault, where it is one.")
 
@@ -37,6 +39,7 @@ class SubmitAnswer(BaseModel):
             "examples": [
                 {
                     "created": 1,
+                    "again": 0,
                     "exists": 0,
                     "refused": 1,
                     "results": [
@@ -55,6 +58,7 @@ class SubmitAnswer(BaseModel):
     )
 
     created: int
+    again: int
     exists: int
     refused: int
     results: list[SubmitResult]
@@ -84,6 +88,7 @@ class Transfer(BaseModel):
     job_retry_count: int
     attempt: int = Field(description="Attempts that FTS has taken.")
     publication: PublicationState
+    already_there: bool = Field(description="Its job wrote it straight to its destination.")
     failure_category: str | None = Field(description="Of the last attempt that failed.")
     failure_code: int | None = Field(description="CMS exit code, 60317 to 60328.")
     failure_reason: str | None
@@ -215,6 +220,13 @@ class TaskAct(BaseModel):
 
     comment: Comment = Field("", description="Why; for the history of each file.")
     dry_run: bool = Field(False, description="Only say what would happen.")
+    expected_files: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000_000,
+        description="How many files may be hit. More than 1,000 that are neither named, nor one task's, nor"
+        " one's own are not touched without it (409 `needs-approval`, with their number).",
+    )
 
 
 class TaskRetry(TaskAct):
@@ -225,7 +237,7 @@ class KillRequest(Selection, TaskAct):
     """Which files to stop: those for which all that is given holds."""
 
 
-class RetryRequest(Selection, TaskRetry):
+class RetryRequest(EndedSelection, TaskRetry):
     """Which files to send again: those for which all that is given holds."""
 
 

@@ -60,6 +60,7 @@ class ProblemBody(BaseModel):
     detail: str = Field(description="What is wrong here, for people.")
     instance: str = Field(description="Path of the request.")
     errors: list[Flaw] | None = None
+    files: int | None = Field(None, description="How many files it is about (needs-approval).")
     error_id: str | None = Field(None, description="With this the log tells more (status 500).")
 
 
@@ -71,6 +72,7 @@ class Problem(HTTPException):
         detail: what is wrong, for people.
         kind: what is wrong, for programs: last part of the ``type``; empty: the status says it all.
         errors: each thing that is wrong, if there are several.
+        files: how many files it is about.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class Problem(HTTPException):
         *,
         kind: str = "",
         errors: Iterable[Flaw] = (),
+        files: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, detail, headers)
-        self.kind, self.errors = kind, list(errors)
+        self.kind, self.errors, self.files = kind, list(errors), files
 
 
 def answer(request: Request, error: HTTPException, error_id: str | None = None) -> JSONResponse:
@@ -96,6 +99,7 @@ def answer(request: Request, error: HTTPException, error_id: str | None = None) 
         detail=error.detail,
         instance=request.url.path,
         errors=getattr(error, "errors", None) or None,
+        files=getattr(error, "files", None),
         error_id=error_id,
     )
     return JSONResponse(

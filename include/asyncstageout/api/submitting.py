@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from asyncstageout.api.callers import actor
 from asyncstageout.api.problems import Problem
-from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.intake import OUTCOMES, add_transfers
 from asyncstageout.core.callers import Caller
 from asyncstageout.core.naming import request_id
 from asyncstageout.core.requests import Refusal, TransferRequest, read_requests
@@ -96,5 +96,6 @@ def _refused(refusal: Refusal) -> Result:
 
 def _summary(results: Iterable[Result]) -> Summary:
     counts = Counter(str(result["outcome"]) for result in results)
-    taken, known, refused = (counts[outcome] for outcome in ("created", "exists", "refused"))
-    return Summary(f"{files(taken)} taken in, {known:,} known already, {refused:,} refused", dict(counts))
+    taken, again, known, refused = (counts[outcome] for outcome in OUTCOMES)
+    sentence = f"{files(taken)} taken in, {known:,} known already, {refused:,} refused"
+    return Summary(sentence + (f", {again:,} sent again" if again else ""), dict(counts))

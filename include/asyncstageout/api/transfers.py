@@ -31,6 +31,7 @@ from asyncstageout.api.problems import Problem
 from asyncstageout.api.scopes import refuse_selection, refuse_stranger, visible_to
 from asyncstageout.api.streaming import LineAnswer, batches_of_lines
 from asyncstageout.api.submitting import read_list, submit
+from asyncstageout.catalogue.intake import OUTCOMES
 from asyncstageout.catalogue.link_health import why_waiting
 from asyncstageout.catalogue.lookup import Event, SideEvent, file_events, find_file, side_events
 from asyncstageout.catalogue.questions import TransferFilter, jobs_of, newest_transfers
@@ -94,8 +95,9 @@ _BODY = {
 async def submit_transfers(request: Request, caller: Asker) -> Response:
     """Take files in, up to 10,000 as JSON or any number as lines, and say what became of each.
 
-    Whoever says the same again is answered `exists`, and nothing changes: repeat what was not answered. Lines
-    are taken in 10,000 at a time, each in a transaction of its own; their answer begins when all are in.
+    Whoever says the same again is answered `exists`, and nothing changes: repeat what was not answered. With
+    a higher `job_retry_count` it is a later retry of the job, and sends its file `again`. Lines are taken in
+    10,000 at a time, each in a transaction of its own; their answer begins when all are in.
     """
     house: APIHouse = request.app.state.house
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
@@ -109,7 +111,7 @@ def _submit_list(house: APIHouse, caller: Caller, body: bytes) -> bytes:
     with house.catalogue() as conn:
         results = submit(conn, caller, requests, refusals)
     counts = Counter(str(result["outcome"]) for result in results)
-    return to_json({name: counts[name] for name in ("created", "exists", "refused")} | {"results": results})
+    return to_json({name: counts[name] for name in OUTCOMES} | {"results": results})
 
 
 async def _submit_lines(house: APIHouse, caller: Caller, request: Request) -> Response:

@@ -48,10 +48,11 @@ class Invariant(NamedTuple):
 # Every file wherever it is, and every file's events in their order.
 _FILE = """
 file AS (
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, publication, false AS archived
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, publication, already_there,
+        false AS archived
     FROM transfer WHERE {id}
     UNION ALL
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, publication, true
+    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, publication, already_there, true
     FROM transfer_history WHERE {id}
 )
 """
@@ -91,11 +92,12 @@ INVARIANTS = (
         SELECT id::text, state || CASE
             WHEN (ended_at IS NOT NULL) <> (state IN {FINAL}) THEN ' and its end do not agree'
             WHEN archived AND state NOT IN {FINAL} THEN ' in the history'
+            WHEN already_there AND state <> 'DONE' THEN ' although it was written to its destination'
             ELSE ' without ever having been in a job' END
         FROM file
         WHERE (ended_at IS NOT NULL) <> (state IN {FINAL}) OR (archived AND state NOT IN {FINAL})
             OR (state IN ('ACQUIRED', 'SUBMITTED') AND fts_job IS NULL AND driver IS NULL)
-            OR (state = 'SUBMITTED' AND attempt = 0)
+            OR (state = 'SUBMITTED' AND attempt = 0) OR (already_there AND state <> 'DONE')
         """,
     ),
     Invariant(
@@ -338,14 +340,14 @@ INVARIANTS = (
         """
         WITH file AS (
             SELECT id, state, attempt, driver, source, source_lfn, destination, destination_lfn, ended_at,
-                cleaned_at FROM transfer WHERE {id}
+                cleaned_at, already_there FROM transfer WHERE {id}
             UNION ALL
             SELECT id, state, attempt, driver, source, source_lfn, destination, destination_lfn, ended_at,
-                cleaned_at FROM transfer_history WHERE {id}
+                cleaned_at, already_there FROM transfer_history WHERE {id}
         )
         SELECT f.id::text, 'is ' || f.state || ', and nobody deletes its temporary copy at ' || f.source
         FROM file f
-        WHERE f.ended_at IS NOT NULL AND has_temporary_copy(
+        WHERE f.ended_at IS NOT NULL AND NOT f.already_there AND has_temporary_copy(
                 f.state, f.attempt, f.driver, f.source, f.source_lfn, f.destination, f.destination_lfn)
             AND NOT EXISTS (SELECT FROM cleaning c WHERE c.transfer_id = f.id AND c.source = f.source)
             AND NOT EXISTS (SELECT FROM file_event e

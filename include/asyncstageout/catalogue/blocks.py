@@ -142,20 +142,6 @@ FROM unnest(%(ids)s::bigint[], %(dues)s::timestamptz[]) AS l(id, due_at)
 WHERE b.id = l.id AND b.state = 'OPEN'
 """
 
-_LEAVE = """
-WITH file AS (
-    SELECT t.id, t.block_id, t.size_bytes, m.lumis, m.payload_bytes
-    FROM transfer t LEFT JOIN file_metadata m USING (request_id) WHERE t.id = %(id)s
-), emptied AS (
-    UPDATE block b SET transfer_ids = array_remove(b.transfer_ids, f.id),
-        lumis = greatest(b.lumis - coalesce(f.lumis, 0), 0),
-        payload_bytes = greatest(b.payload_bytes - coalesce(f.payload_bytes, 0), 0),
-        size_bytes = greatest(b.size_bytes - f.size_bytes, 0)
-    FROM file f WHERE b.id = f.block_id AND b.state = 'OPEN' RETURNING b.id
-)
-SELECT count(*) FROM emptied
-"""
-
 
 class Candidate(NamedTuple):
     """A file to be judged, and what is known of it."""
@@ -274,12 +260,3 @@ def close_blocks(conn: Connection, reasons: Mapping[int, str]) -> None:
 def look_later(conn: Connection, until: Mapping[int, datetime]) -> None:
     """Look at open blocks again at these times, unless something is put in before."""
     conn.execute(_LOOK_LATER, {"ids": list(until), "dues": list(until.values())})
-
-
-def leave_block(conn: Connection, transfer_id: int) -> bool:
-    """Take a file out of its block, in the transaction that gives it another state; False: it is too late.
-
-    The block has been closed, and DBS may have been told of it.
-    """
-    row = conn.execute(_LEAVE, {"id": transfer_id}).fetchone()
-    return bool(row and row[0])

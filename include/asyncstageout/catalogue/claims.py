@@ -130,7 +130,7 @@ WITH wanted AS (
 )
 SELECT t.id, t.source, t.destination, t.username, t.identity, t.activity, t.priority, t.size_bytes,
     t.source_lfn, t.destination_lfn, t.fts_job,
-    (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE
+    (t.attempt > 0 AND t.failure_category = ANY(%(overwriting)s)) IS TRUE, t.adler32 IS NOT NULL
 -- One probe by id for each, whatever the planner believes of how many wait: after a burst into an empty queue
 -- it believes in none, and would compare every picked file with every waiting one.
 FROM picked p CROSS JOIN LATERAL (

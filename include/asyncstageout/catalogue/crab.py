@@ -16,9 +16,9 @@ from psycopg import Connection
 from psycopg.errors import UniqueViolation
 
 from asyncstageout.catalogue.bell import ring
-from asyncstageout.catalogue.blocks import leave_block
 from asyncstageout.catalogue.history import MOVING_LOCK, bring_back
 from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.reinjections import EVENTS, TAKEN, Again, reinject
 from asyncstageout.catalogue.restrictions import restrictions_in_force
 from asyncstageout.catalogue.selected import Visible
 from asyncstageout.core.crab import (
@@ -27,7 +27,6 @@ from asyncstageout.core.crab import (
     OWN_PUBLICATION_WORDS,
     OWN_WORKER,
     PUBLICATION_MOVES,
-    REINJECTIONS,
     UNCLAIMED,
     WORKER_PATHS,
     Reinjection,
@@ -120,32 +119,7 @@ ON CONFLICT (transfer_id) DO UPDATE SET start_time = excluded.start_time, publis
 """
 
 _WAIT_FOR_CLAIM = """
-UPDATE transfer SET due_at = now() + make_interval(secs => %s) WHERE request_id = %s AND state = 'NEW'
-"""
-
-_ADD_TASK = """
-INSERT INTO task (name, username, vo_group, vo_role)
-VALUES (%(task)s, %(username)s, %(vo_group)s, %(vo_role)s) ON CONFLICT (name) DO NOTHING
-"""
-
-# Written straight to its destination: there is nothing to move, so the site need not be known to us.
-_REGISTER = """
-WITH created AS (
-    INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
-        destination_lfn, size_bytes, adler32, type, job_id, job_retry_count, publication, state, ended_at,
-        due_at)
-    SELECT %(request_id)s, k.id, k.username, %(identity)s, %(source)s, %(destination)s, %(source_lfn)s,
-        %(destination_lfn)s, %(size_bytes)s, %(adler32)s, %(type)s::file_type, %(job_id)s,
-        %(job_retry_count)s, %(publication)s::publication_state, 'DONE', now(),
-        now() + make_interval(secs => %(grace_s)s)
-    FROM task k WHERE k.name = %(task)s AND k.username = %(username)s
-        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = %(request_id)s)
-    ON CONFLICT (request_id) DO NOTHING RETURNING id
-), event AS (
-    INSERT INTO transfer_event (transfer_id, to_state, attempt, step_run, reason)
-    SELECT id, 'DONE', 0, %(step_run)s, 'written straight to its destination' FROM created
-)
-SELECT id FROM created
+UPDATE transfer SET due_at = now() + make_interval(secs => %s) WHERE request_id = %s
 """
 
 _SAME = """
@@ -158,47 +132,10 @@ WHERE t.request_id = %(request_id)s
 """
 
 _LOOK = """
-SELECT t.state::text, t.driver, t.size_bytes, t.job_retry_count, t.destination, t.activity, c.start_time,
-    CASE WHEN t.publication = 'ACQUIRED' AND t.block_id IS NOT NULL THEN t.id END
+SELECT t.state::text, t.size_bytes, t.job_retry_count, t.destination, t.destination_lfn, t.activity,
+    c.start_time
 FROM transfer t JOIN task k ON k.id = t.task_id LEFT JOIN crab_record c ON c.transfer_id = t.id
 WHERE t.request_id = %(request_id)s AND t.username = %(username)s AND k.name = %(task)s FOR UPDATE OF t
-"""
-
-# The events of a path: each starts where the one before ended; acceptance by FTS uses an attempt.
-_EVENTS = """
-    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, step_run, reason)
-    SELECT c.id, coalesce(c.path[p.place - 1], c.from_state), p.to_state,
-        c.base + coalesce(array_position(c.path, 'SUBMITTED'::transfer_state) <= p.place, false)::integer,
-        %(step_run)s, c.reason
-    FROM changed c CROSS JOIN LATERAL unnest(c.path) WITH ORDINALITY AS p(to_state, place)
-    ORDER BY c.id, p.place
-"""
-
-_REINJECT = f"""
-WITH seen AS (
-    SELECT id, state, publication, attempt, %(path)s::transfer_state[] AS path FROM transfer
-    WHERE request_id = %(request_id)s
-), changed AS (
-    UPDATE transfer t SET source = %(source)s, size_bytes = %(size_bytes)s, adler32 = %(adler32)s,
-        job_id = %(job_id)s, job_retry_count = %(job_retry_count)s,
-        publication = %(publication)s::publication_state, updated_at = now(),
-        state = coalesce(s.path[cardinality(s.path)], s.state),
-        ended_at = CASE WHEN coalesce(s.path[cardinality(s.path)], s.state) = 'DONE' THEN now() END,
-        due_at = now() + make_interval(secs => %(grace_s)s),
-        attempt = CASE WHEN s.state IN ('DONE', 'FAILED', 'KILLED') THEN 0 ELSE s.attempt END,
-        driver = CASE WHEN s.path = '{{}}' THEN t.driver END, block_id = NULL,
-        fts_job = CASE WHEN s.path = '{{}}' THEN t.fts_job END,
-        fts_file_id = NULL, fts_finished_at = NULL, failure_category = NULL, failure_code = NULL,
-        failure_scope = NULL, failure_errno = NULL, failure_reason = NULL
-    FROM seen s WHERE t.id = s.id
-    RETURNING t.id, s.state AS from_state, s.path, t.attempt AS base, %(note)s::text AS reason,
-        s.publication AS was, t.publication
-), event AS ({_EVENTS}), publication AS (
-    INSERT INTO file_event (transfer_id, kind, from_state, to_state, step_run, reason)
-    SELECT id, 'publication', was::text, publication::text, %(step_run)s, reason FROM changed
-    WHERE was <> publication
-)
-SELECT count(*) FROM changed
 """
 
 _PATHS = """
@@ -237,7 +174,7 @@ WITH told AS (
         failure_reason = coalesce(s.reason, t.failure_reason)
     FROM seen s WHERE t.id = s.id AND cardinality(s.path) > 0
     RETURNING t.id, s.from_state, s.path, s.base, s.reason
-), event AS ({_EVENTS}), record AS (
+), event AS ({EVENTS}), record AS (
     UPDATE crab_record c SET publisher = coalesce(c.publisher, %(worker)s), updated_at = now(),
         fts_id = coalesce(s.fts_id, c.fts_id), fts_instance = coalesce(s.fts_instance, c.fts_instance)
     FROM seen s WHERE c.transfer_id = s.id
@@ -274,7 +211,7 @@ WITH waiting AS (
         updated_at = now()
     FROM waiting w WHERE t.id = w.id
     RETURNING t.id, w.from_state, w.base, '{{ACQUIRED}}'::transfer_state[] AS path, NULL::text AS reason
-), event AS ({_EVENTS}), record AS (
+), event AS ({EVENTS}), record AS (
     UPDATE crab_record c SET publisher = %(worker)s, updated_at = now()
     FROM changed x WHERE c.transfer_id = x.id
 )
@@ -296,7 +233,7 @@ WITH due AS (
     FROM due d WHERE t.id = d.id
     RETURNING t.id, d.from_state, d.base, d.path,
         CASE WHEN d.path[1] = 'FAILED' THEN concat('no retry is left: ', t.failure_reason) END AS reason
-), event AS ({_EVENTS})
+), event AS ({EVENTS})
 SELECT count(*) FROM changed
 """
 
@@ -407,8 +344,7 @@ def insert_file(
     """
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
-        created = (_register if said.state is TransferState.DONE else _add)(conn, request, said, step_run)
-        if not created:
+        if not _add(conn, request, said, step_run):
             _check_same(conn, request, said)
             return False
         conn.execute(_RECORD, _record(request, said))
@@ -418,22 +354,15 @@ def insert_file(
 
 
 def _add(conn: Connection, request: TransferRequest, said: Said, step_run: int) -> bool:
-    (answer,) = add_transfers(conn, [(0, request.model_copy(update={"publish": said.publish}))], step_run)
+    is_there = said.state is TransferState.DONE
+    file = request.model_copy(update={"publish": said.publish, "already_there": is_there})
+    (answer,) = add_transfers(conn, [(0, file)], step_run, resends=False)
     if answer.outcome == "refused":
         raise Refused(request.request_id, answer.reason or "refused")
     if answer.outcome == "exists":
         return False
     conn.execute(_WAIT_FOR_CLAIM, (CLAIM_GRACE_S, request.request_id))
     return True
-
-
-def _register(conn: Connection, request: TransferRequest, said: Said, step_run: int) -> bool:
-    values = _values(request) | {
-        "identity": str(request.identity), "publication": _publication(said), "step_run": step_run,
-        "grace_s": CLAIM_GRACE_S,
-    }  # fmt: skip
-    conn.execute(_ADD_TASK, values)
-    return conn.execute(_REGISTER, values).fetchone() is not None
 
 
 def _check_same(conn: Connection, request: TransferRequest, said: Said) -> None:
@@ -462,30 +391,35 @@ def send_again(conn: Connection, request: Reinjection, said: Said, *, step_run: 
         found = conn.execute(_LOOK, _values(request)).fetchone()
         if found is None:
             raise NoSuchFile(name)
-        state, driver, size_bytes, job_retry_count, destination, activity, start_time, in_block = found
+        state, size_bytes, job_retry_count, destination, destination_lfn, activity, start_time = found
         if start_time == said.start_time and job_retry_count == request.job_retry_count:
             return False
-        path = REINJECTIONS.get((TransferState(state), said.state))
-        if path is None or (state == TransferState.ACQUIRED and driver is None):
-            raise Conflict(name, state, "its transfer has to end first; kill it, or wait")
-        if in_block is not None and not leave_block(conn, in_block):
-            raise Conflict(name, state, "it is on its way to DBS; wait until its publication has ended")
         if said.state is TransferState.NEW:
             _check_site(conn, request, destination, activity)
         is_stale = size_bytes == request.size_bytes and request.adler32 is None
-        values = _values(request) | {
-            "path": list(path), "publication": _publication(said), "step_run": step_run,
-            "grace_s": CLAIM_GRACE_S, "size_bytes": 0 if is_stale else request.size_bytes,
-            "note": f"sent again by retry {request.job_retry_count} of its job",
-        }  # fmt: skip
-        try:
-            with conn.transaction():
-                conn.execute(_REINJECT, values)
-        except UniqueViolation as error:
-            raise Conflict(name, state, "another file is on its way to its destination") from error
+        file = Again(
+            name, request.task, request.username, request.source, destination, destination_lfn,
+            0 if is_stale else request.size_bytes, request.adler32, request.job_id, request.job_retry_count,
+            said.publish, said.state,
+        )  # fmt: skip
+        why = _reinject(conn, file, step_run)
+        if why:
+            raise Conflict(name, state, why)
         conn.execute(_RECORD, _record(request, said))
         ring(conn)
     return True
+
+
+def _reinject(conn: Connection, file: Again, step_run: int) -> str | None:
+    """Send a file again; return why not."""
+    try:
+        with conn.transaction():
+            answers = reinject(
+                conn, [file], step_run=step_run, newer_only=False, from_worker=True, grace_s=CLAIM_GRACE_S
+            )
+    except UniqueViolation:
+        return TAKEN
+    return answers[file.request_id]
 
 
 def _check_site(conn: Connection, request: Reinjection, destination: str, activity: str) -> None:

@@ -30,8 +30,8 @@ LIVE_COLUMNS = (
     "id, request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,"
     " size_bytes, adler32, type, activity, priority, job_id, job_retry_count, state, due_at, attempt,"
     " fts_job, fts_file_id, failure_category, failure_code, failure_scope, failure_errno, failure_reason,"
-    " publication, created_at, updated_at, fts_finished_at, ended_at, driver, block_id, origin,"
-    " cleaned_at"
+    " publication, created_at, updated_at, fts_finished_at, ended_at, driver, block_id, origin, cleaned_at,"
+    " already_there"
 )
 """All columns of ``transfer`` but the generated ones."""
 

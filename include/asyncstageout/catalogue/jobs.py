@@ -9,6 +9,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.bell import ring_kills
 from asyncstageout.catalogue.fts_servers import AWAY
 from asyncstageout.catalogue.storages import Naming
 from asyncstageout.core.planning import FileNames, Link, Shard, ShardLoad
@@ -88,7 +89,8 @@ WITH answer AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run)
     SELECT id, 'ACQUIRED', 'SUBMITTED', attempt, fts_job, %(step_run)s FROM changed
 )
-SELECT count(*) FROM changed
+SELECT count(*), EXISTS (SELECT FROM job JOIN transfer t ON t.fts_job = job.sid WHERE t.state = 'KILL')
+FROM changed
 """
 
 # Locked in one order, so that two runs never wait for each other.
@@ -282,17 +284,22 @@ def _job_to_submit(row: Sequence[Any], naming: Naming) -> JobToSubmit:
 def record_accepted(conn: Connection, accepted: Sequence[tuple[UUID, UUID]], step_run: int) -> int:
     """Record that FTS took jobs, given as (sid, FTS job id); return how many files became SUBMITTED.
 
-    A second call for the same job changes nothing.
+    A second call for the same job changes nothing. Where files were stopped while FTS took them, the bell of
+    kills is rung.
     """
-    row = conn.execute(
-        _ACCEPTED,
-        {
-            "sids": [sid for sid, _ in accepted],
-            "job_ids": [job_id for _, job_id in accepted],
-            "step_run": step_run,
-        },
-    ).fetchone()
-    return int(row[0]) if row else 0
+    with conn.transaction():
+        row = conn.execute(
+            _ACCEPTED,
+            {
+                "sids": [sid for sid, _ in accepted],
+                "job_ids": [job_id for _, job_id in accepted],
+                "step_run": step_run,
+            },
+        ).fetchone()
+        files, has_kills = row or (0, False)
+        if has_kills:
+            ring_kills(conn)
+    return int(files)
 
 
 def release(

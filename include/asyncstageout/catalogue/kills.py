@@ -1,4 +1,7 @@
-"""Stops files: what waits is killed at once; what FTS may have is marked, and ends as FTS says."""
+"""Stops files: what waits is killed at once; what FTS may have is marked, and ends as FTS says.
+
+FTS is told by ``steps.cancel``, for which the bell of kills is rung.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,20 @@ from psycopg import Connection
 from psycopg.errors import DeadlockDetected
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
+from asyncstageout.catalogue.bell import ring_kills
 from asyncstageout.catalogue.selected import LEFT_OVER, MAX_FILES, WORDS, Outcomes, Visible, act
 from asyncstageout.core.selections import Selection
 from asyncstageout.core.states import TransferState
 
 S = TransferState
+KILLED = "killed"
+BEING_KILLED = "being_killed"
 
 OUTCOMES: dict[TransferState, str] = {
-    S.NEW: "killed",
-    S.RETRY: "killed",
-    S.ACQUIRED: "being_killed",
-    S.SUBMITTED: "being_killed",
+    S.NEW: KILLED,
+    S.RETRY: KILLED,
+    S.ACQUIRED: BEING_KILLED,
+    S.SUBMITTED: BEING_KILLED,
     S.KILL: "already_being_killed",
     S.KILLED: "already_killed",
     S.DONE: "too_late",
@@ -82,16 +88,24 @@ def kill(
     comment: str,
     step_run: int,
     at_most: int = MAX_FILES,
+    rings: bool = True,
 ) -> Outcomes:
     """Stop files, each with its events, in one statement; the same call again changes nothing.
 
     Args:
         visible: users whose files may be touched; None: everybody's.
         comment: for the history of each file.
+        rings: whether somebody else is to tell FTS.
 
     Returns the outcomes of :data:`OUTCOMES`, ``not_yours`` and ``left_over``.
     """
-    return act(conn, _KILL, OUTCOMES, selection, visible, comment=comment, step_run=step_run, at_most=at_most)
+    with conn.transaction():
+        outcomes = act(
+            conn, _KILL, OUTCOMES, selection, visible, comment=comment, step_run=step_run, at_most=at_most
+        )
+        if rings and outcomes.counts.get(BEING_KILLED):
+            ring_kills(conn)
+    return outcomes
 
 
 def would_kill(conn: Connection, selection: Selection, visible: Visible) -> Outcomes:

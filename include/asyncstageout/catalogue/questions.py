@@ -45,9 +45,9 @@ _CONDITIONS = {
 _COLUMNS = """
     t.id, t.request_id, t.state::text AS state, k.name AS task, t.username, t.source, t.destination,
     t.source_lfn, t.destination_lfn, t.size_bytes, t.adler32, t.type::text AS type, t.activity, t.priority,
-    t.job_id, t.job_retry_count, t.attempt, t.publication::text AS publication, t.failure_category,
-    t.failure_code, t.failure_reason, j.job_id AS fts_job_id, j.fts_server, t.due_at, t.created_at,
-    t.updated_at, t.ended_at
+    t.job_id, t.job_retry_count, t.attempt, t.publication::text AS publication, t.already_there,
+    t.failure_category, t.failure_code, t.failure_reason, j.job_id AS fts_job_id, j.fts_server, t.due_at,
+    t.created_at, t.updated_at, t.ended_at
 """
 
 # Each table gives its newest by its own index; of both, the newest stay.

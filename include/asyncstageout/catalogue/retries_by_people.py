@@ -1,4 +1,7 @@
-"""Sends files again that failed for good, or were killed: NEW, with all their attempts."""
+"""Sends files again that failed for good, or were killed: NEW, with all their attempts.
+
+However long ago they ended: what is in the history comes back first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,19 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from asyncstageout.catalogue.bell import ring
-from asyncstageout.catalogue.selected import LEFT_OVER, MAX_FILES, REFUSED, WORDS, Outcomes, Visible, act
+from asyncstageout.catalogue.history import LIVE_COLUMNS, MOVING_LOCK
+from asyncstageout.catalogue.selected import (
+    LEFT_OVER,
+    MAX_FILES,
+    REFUSED,
+    WORDS,
+    Outcomes,
+    Visible,
+    act,
+    condition,
+    parameters,
+)
+from asyncstageout.core.retries import CANCELLED_COPY_S
 from asyncstageout.core.selections import Selection
 from asyncstageout.core.states import TransferState
 
@@ -47,11 +62,20 @@ _JUDGED = """
     FROM chosen c
 """
 
-_CHOSEN = """
-    SELECT t.id, t.request_id, t.state, t.destination, t.destination_lfn, t.cleaned_at, t.ended_at
-    FROM transfer t
-    WHERE {condition} AND (t.state = 'FAILED' OR (t.state = 'KILLED' AND %(killed_too)s))
-    ORDER BY t.id LIMIT %(at_most)s
+_WANTED = "(t.state = 'FAILED' OR (t.state = 'KILLED' AND %(killed_too)s))"
+_COLUMNS = "t.id, t.request_id, t.state, t.destination, t.destination_lfn, t.cleaned_at, t.ended_at"
+_CHOSEN = f"SELECT {_COLUMNS} FROM transfer t WHERE {{condition}} AND {_WANTED}"
+_PAST = f"SELECT {_COLUMNS} FROM transfer_history t WHERE {{condition}} AND {_WANTED}"
+_FIRST = "ORDER BY id LIMIT %(at_most)s"
+
+_BRING_BACK = f"""
+WITH gone AS (
+    DELETE FROM transfer_history h USING (
+        SELECT id, ended_at FROM transfer_history t WHERE {{condition}} AND {_WANTED} {_FIRST}
+    ) t WHERE h.id = t.id AND h.ended_at = t.ended_at
+    RETURNING h.*
+)
+INSERT INTO transfer ({LIVE_COLUMNS}) SELECT {LIVE_COLUMNS} FROM gone
 """
 
 _ANSWER = f"""
@@ -59,19 +83,19 @@ _ANSWER = f"""
         j.why AS reason
     FROM judged j
     UNION ALL
-    SELECT s.id, s.request_id, CASE WHEN NOT s.is_wanted THEN s.word WHEN s.is_past THEN '{REFUSED}'
-            WHEN (SELECT count(*) FROM chosen) = %(at_most)s THEN '{LEFT_OVER}' ELSE 'already_waiting' END,
-        CASE WHEN s.is_wanted AND s.is_past THEN 'it ended too long ago' END
-    FROM (
-        SELECT *, state = 'FAILED' OR (state = 'KILLED' AND %(killed_too)s) AS is_wanted
-        FROM ({{selected}}) found JOIN {WORDS} USING (state)
-    ) s WHERE s.id NOT IN (SELECT id FROM judged)
+    SELECT t.id, t.request_id, CASE WHEN NOT {_WANTED} THEN t.word
+        WHEN (SELECT count(*) FROM chosen) = %(at_most)s THEN '{LEFT_OVER}' ELSE 'already_waiting' END, NULL
+    FROM (SELECT * FROM ({{selected}}) found JOIN {WORDS} USING (state)) t
+    WHERE t.id NOT IN (SELECT id FROM judged)
 """
 
 _RETRY = f"""
-WITH chosen AS ({_CHOSEN} FOR UPDATE OF t), judged AS MATERIALIZED ({_JUDGED}), changed AS (
-    UPDATE transfer t SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
-        driver = NULL, updated_at = now()
+WITH chosen AS ({_CHOSEN} {_FIRST} FOR UPDATE OF t), judged AS MATERIALIZED ({_JUDGED}), changed AS (
+    UPDATE transfer t SET state = 'NEW', attempt = 0, ended_at = NULL, fts_job = NULL, driver = NULL,
+        updated_at = now(),
+        -- Its cancelled copy may still be dying, and would remove what came after it.
+        due_at = greatest(now(), CASE WHEN j.state = 'KILLED' AND t.fts_job IS NOT NULL
+            THEN t.ended_at + make_interval(secs => {CANCELLED_COPY_S}) END)
     FROM judged j WHERE t.id = j.id AND j.why IS NULL
     RETURNING t.id, j.state AS from_state
 ), event AS (
@@ -80,7 +104,11 @@ WITH chosen AS ({_CHOSEN} FOR UPDATE OF t), judged AS MATERIALIZED ({_JUDGED}), 
 ), answer AS ({_ANSWER})
 """
 
-_LOOK = f"WITH chosen AS ({_CHOSEN}), judged AS MATERIALIZED ({_JUDGED}), answer AS ({_ANSWER})"
+_LOOK = f"WITH chosen AS ({_CHOSEN} {_FIRST}), judged AS MATERIALIZED ({_JUDGED}), answer AS ({_ANSWER})"
+_LOOK_BACK = f"""
+WITH chosen AS ({_CHOSEN} UNION ALL {_PAST} {_FIRST}), judged AS MATERIALIZED ({_JUDGED}),
+    answer AS ({_ANSWER})
+"""
 
 
 # A request for the same destination that comes in at this moment wins: the second look sees it.
@@ -108,11 +136,13 @@ def retry_files(
 
     Returns the outcomes of :data:`OUTCOMES`, ``refused`` with reasons, ``not_yours`` and ``left_over``.
     """
+    wish = {"killed_too": killed_too, "at_most": at_most}
     with conn.transaction():
-        outcomes = act(
-            conn, _RETRY, OUTCOMES, selection, visible,
-            comment=comment, step_run=step_run, killed_too=killed_too, at_most=at_most,
-        )  # fmt: skip
+        if selection.reaches_back:
+            conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
+            bring_back = _BRING_BACK.format(condition=condition(selection, visible))
+            conn.execute(bring_back, parameters(selection, visible) | wish)
+        outcomes = act(conn, _RETRY, OUTCOMES, selection, visible, comment=comment, step_run=step_run, **wish)
         if outcomes.counts.get(SENT_AGAIN):
             ring(conn)
     return outcomes
@@ -122,4 +152,5 @@ def would_retry(
     conn: Connection, selection: Selection, visible: Visible, *, killed_too: bool = False
 ) -> Outcomes:
     """Return what :func:`retry_files` would say now, and change nothing."""
-    return act(conn, _LOOK, OUTCOMES, selection, visible, killed_too=killed_too, at_most=MAX_FILES)
+    look = _LOOK_BACK if selection.reaches_back else _LOOK
+    return act(conn, look, OUTCOMES, selection, visible, killed_too=killed_too, at_most=MAX_FILES)

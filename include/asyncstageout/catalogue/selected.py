@@ -50,9 +50,13 @@ _CONDITIONS = {
     "username": "t.username = %(username)s",
     "source": "t.source = %(source)s",
     "destination": "t.destination = %(destination)s",
+    "site": "%(site)s IN (t.source, t.destination)",
+    "category": "t.failure_category = %(category)s",
+    "ended_from": "t.ended_at >= %(ended_from)s",
+    "ended_to": "t.ended_at < %(ended_to)s",
 }
-_LIVE = "SELECT id, request_id, state, false AS is_past FROM transfer t WHERE {condition}"
-_PAST = " UNION ALL SELECT id, request_id, state, true FROM transfer_history t WHERE {condition}"
+_LIVE = "SELECT id, request_id, state FROM transfer t WHERE {condition}"
+_PAST = " UNION ALL SELECT id, request_id, state FROM transfer_history t WHERE {condition}"
 
 # The wishes come first: they may hold statements that change something, which must stand at the top.
 _EACH = "SELECT id, request_id, outcome, reason FROM answer"
@@ -75,30 +79,36 @@ def act(
     Args:
         statement: ``WITH ... answer AS (...)`` with the columns id, request_id, outcome and reason. It has
             places for the ``condition`` over ``transfer t`` and for what is ``selected``: (id, request_id,
-            state, is_past).
+            state).
         words: outcomes by the state in which a file is found.
         visible: users whose files count; None: everybody's.
     """
-    where = " AND ".join(_conditions(selection, visible))
-    # In the past there is nothing to change, but who names files or a task wants to hear of all of them. All
-    # that a user or a link ever had is nobody's question.
-    scope = _LIVE + (_PAST if selection.ids or selection.task else "")
-    text = statement.format(condition=where, selected=scope.format(condition=where))
-    named = {
+    where = condition(selection, visible)
+    # In the past there is nothing to stop, but who names files or a task wants to hear of all of them.
+    selected = (_LIVE + (_PAST if selection.reaches_back else "")).format(condition=where)
+    text = statement.format(condition=where, selected=selected)
+    named = parameters(selection, visible) | {
+        "states": list(words), "words": list(words.values()), **values
+    }  # fmt: skip
+    return _one_by_one(conn, text, named, selection.ids) if selection.ids else _counted(conn, text, named)
+
+
+def condition(selection: Selection, visible: Visible) -> str:
+    """Return the condition over ``t``, a row of ``transfer`` or of the history, for a selection."""
+    parts = [text for name, text in _CONDITIONS.items() if getattr(selection, name, None) is not None]
+    if visible is not None:
+        parts.append("t.username = ANY(%(visible)s::text[])")
+    return " AND ".join(parts)
+
+
+def parameters(selection: Selection, visible: Visible) -> dict[str, Any]:
+    """Return the values that a :func:`condition` names."""
+    return {
         **selection.model_dump(exclude={"ids"}),
         "numbers": selection.numbers,
         "request_ids": selection.request_ids,
         "visible": None if visible is None else list(visible),
-        "states": list(words),
-        "words": list(words.values()),
-        **values,
     }
-    return _one_by_one(conn, text, named, selection.ids) if selection.ids else _counted(conn, text, named)
-
-
-def _conditions(selection: Selection, visible: Visible) -> list[str]:
-    parts = [text for name, text in _CONDITIONS.items() if getattr(selection, name) is not None]
-    return [*parts, "t.username = ANY(%(visible)s::text[])"] if visible is not None else parts
 
 
 def _counted(conn: Connection, text: str, named: Mapping[str, Any]) -> Outcomes:

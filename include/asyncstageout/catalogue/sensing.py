@@ -125,13 +125,15 @@ ORDER BY extract(epoch FROM %(now)s - polled_at)
 LIMIT %(at_most)s
 """
 
-# Who holds a job's row is changing it: it is passed over, stays due, and nobody waits for anybody.
+# Who holds a job's row is changing it: it is passed over, stays due, and nobody waits for anybody. So is one
+# that FTS was told to stop after it was asked: what it said before is no reason to ask less often.
 _RECORD = """
 WITH poll AS (
     SELECT * FROM unnest(%(sids)s::uuid[], %(states)s::text[], %(next)s::timestamptz[], %(final)s::boolean[],
         %(missing)s::boolean[]) AS p(sid, state, next_at, is_final, is_missing)
 ), job AS (
     SELECT sid FROM fts_job WHERE sid = ANY(%(sids)s) AND state = 'SUBMITTED'
+        AND coalesce(cancelled_at <= %(now)s, true)
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE fts_job j SET

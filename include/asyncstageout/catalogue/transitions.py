@@ -38,7 +38,10 @@ class Move:
     """Why, where it is no failure; for the event."""
 
 
-_APPLY = """
+TOO_LATE = "too late to be stopped: it had arrived"
+"""For the history of a file that was to be killed."""
+
+_APPLY = f"""
 WITH move AS (
     SELECT * FROM unnest(
         %(ids)s::bigint[], %(jobs)s::uuid[], %(states)s::transfer_state[], %(dues)s::timestamptz[],
@@ -70,7 +73,9 @@ WITH move AS (
         updated_at = now(),
         ended_at = CASE WHEN x.next_state IN ('DONE', 'FAILED', 'KILLED') THEN now() END
     FROM target x WHERE t.id = x.id
-    RETURNING t.id, x.from_state, t.state, t.attempt, t.fts_job, coalesce(x.note, t.failure_reason) AS reason
+    RETURNING t.id, x.from_state, t.state, t.attempt, t.fts_job,
+        CASE WHEN x.from_state = 'KILL' AND t.state = 'DONE' THEN concat_ws('; ', '{TOO_LATE}', x.note)
+            ELSE coalesce(x.note, t.failure_reason) END AS reason
 ), event AS (
     INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
     SELECT id, from_state, state, attempt, fts_job, %(step_run)s, reason FROM changed

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,10 @@ from rich.table import Table
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.cli.api_access import APIUrl, TokenFile, stageout_at
 from asyncstageout.cli.options import AsJson
-from asyncstageout.client import Acted
+from asyncstageout.cli.restrictions import FORMATS
+from asyncstageout.client import Acted, NeedsApproval
+from asyncstageout.core.failures import Category
+from asyncstageout.core.selections import read_id
 
 WORDS = {
     "killed": "stopped",
@@ -37,8 +41,17 @@ TaskName = Annotated[str | None, typer.Option(help="All files of this task.")]
 User = Annotated[str | None, typer.Option(help="All files of this user.")]
 Source = Annotated[str | None, typer.Option(help="All files from this site.")]
 Destination = Annotated[str | None, typer.Option(help="All files to this site.")]
+Site = Annotated[str | None, typer.Option(help="All files from or to this site.")]
+HITS = ("killed", "being_killed", "sent_again")
+"""Outcomes of files that are changed."""
+
 Comment = Annotated[str, typer.Option(help="Why; it stands in the history of each file.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask first.")]
+YesTo = Annotated[
+    int | None,
+    typer.Option("--yes-to", min=0, help="Do not ask first, if it is about so many files at most."),
+]
+Ended = typer.Option(formats=FORMATS, help="UTC; past files count too, as with a task or numbers.")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
 
 
@@ -50,21 +63,23 @@ def kill(
     user: User = None,
     source: Source = None,
     destination: Destination = None,
+    site: Site = None,
     comment: Comment = "",
     yes: Yes = False,
+    yes_to: YesTo = None,
     dry_run: DryRun = False,
     api_url: APIUrl = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop files for which all that is given holds, and say for which it was too late."""
-    chosen = _chosen(files, task=task, username=user, source=source, destination=destination)
+    chosen = _chosen(files, task=task, username=user, source=source, destination=destination, site=site)
     with stageout_at(api_url, token_file) as client:
 
-        def act(*, dry_run: bool) -> Acted:
-            return client.kill(**chosen, comment=comment, dry_run=dry_run)
+        def act(**options: Any) -> Acted:
+            return client.kill(**chosen, comment=comment, **options)
 
-        _do("Stop them?", act, yes=yes, dry_run=dry_run, as_json=as_json)
+        _do("Stop them?", act, yes=yes, yes_to=yes_to, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -75,35 +90,46 @@ def retry(
     user: User = None,
     source: Source = None,
     destination: Destination = None,
+    site: Site = None,
+    category: Annotated[Category | None, typer.Option(help="Why they failed.")] = None,
+    ended_from: Annotated[datetime | None, Ended] = None,
+    ended_to: Annotated[datetime | None, Ended] = None,
     killed_too: Annotated[bool, typer.Option("--killed-too", help="Also what somebody stopped.")] = False,
     comment: Comment = "",
     yes: Yes = False,
+    yes_to: YesTo = None,
     dry_run: DryRun = False,
     api_url: APIUrl = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Send files again that failed for good, of those for which all that is given holds."""
-    chosen = _chosen(files, task=task, username=user, source=source, destination=destination)
+    chosen = _chosen(
+        files, task=task, username=user, source=source, destination=destination, site=site,
+        category=category and category.value, ended_from=ended_from and ended_from.replace(tzinfo=UTC),
+        ended_to=ended_to and ended_to.replace(tzinfo=UTC),
+    )  # fmt: skip
     with stageout_at(api_url, token_file) as client:
 
-        def act(*, dry_run: bool) -> Acted:
-            return client.retry(**chosen, comment=comment, killed_too=killed_too, dry_run=dry_run)
+        def act(**options: Any) -> Acted:
+            return client.retry(**chosen, comment=comment, killed_too=killed_too, **options)
 
-        _do("Send them again?", act, yes=yes, dry_run=dry_run, as_json=as_json)
+        _do("Send them again?", act, yes=yes, yes_to=yes_to, dry_run=dry_run, as_json=as_json)
 
 
-def _chosen(files: list[str] | None, **given: str | None) -> dict[str, Any]:
+def _chosen(files: list[str] | None, **given: str | datetime | None) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
     if files:
-        chosen["ids"] = [int(one) if one.isdecimal() and len(one) < 20 else one for one in files]
+        chosen["ids"] = [read_id(one) for one in files]
     if not chosen:
-        raise Advice("Nothing says which files.", "Name files, or --task, --user, --source or --destination.")
+        raise Advice("Nothing says which files.", "Name files, or --task, --user, --site, --source, ...")
     return chosen
 
 
-def _do(question: str, act: Callable[..., Acted], *, yes: bool, dry_run: bool, as_json: bool) -> None:
-    if not yes or dry_run:
+def _do(
+    question: str, act: Callable[..., Acted], *, yes: bool, yes_to: int | None, dry_run: bool, as_json: bool
+) -> None:
+    if dry_run or not (yes or yes_to is not None):
         preview = act(dry_run=True)
         if dry_run and as_json:
             _print_json(preview)
@@ -113,7 +139,14 @@ def _do(question: str, act: Callable[..., Acted], *, yes: bool, dry_run: bool, a
         if dry_run:
             return
         typer.confirm(question, abort=True, err=True)
-    acted = act(dry_run=False)
+        yes_to = sum(preview.counts.get(outcome, 0) for outcome in HITS)
+    try:
+        acted = act(expected_files=yes_to)
+    except NeedsApproval as error:
+        raise Advice(
+            f"This is about {error.files:,} files; none was touched.",
+            f"If it is meant, say --yes-to {error.files}.",
+        ) from error
     _print_json(acted) if as_json else _show(acted)
 
 

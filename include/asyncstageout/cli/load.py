@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asyncstageout.catalogue.intake import add_transfers
+from asyncstageout.catalogue.intake import OUTCOMES, add_transfers
 from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.catalogue.storages import put_sites, site_urls
@@ -62,19 +62,20 @@ class Loaded:
     """What became of a list."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    """``created``, ``exists`` and ``refused``."""
+    """By :data:`asyncstageout.catalogue.intake.OUTCOMES`."""
     refusals: list[RefusedLine] = field(default_factory=list)
     """The first ones, in the order of their lines."""
 
     @property
     def counts(self) -> dict[str, int]:
-        return {outcome: self.outcomes[outcome] for outcome in ("created", "exists", "refused")}
+        return {outcome: self.outcomes[outcome] for outcome in OUTCOMES}
 
     @property
     def sentence(self) -> str:
         counts = self.counts
+        again = f"{counts['again']:,} sent again, " if counts["again"] else ""
         return (
-            f"{counts['created']:,} files taken in, {counts['exists']:,} were there already, "
+            f"{counts['created']:,} files taken in, {again}{counts['exists']:,} were there already, "
             f"{counts['refused']:,} refused."
         )
 

@@ -1,4 +1,4 @@
-"""``aso servers``: the FTS servers, how each is, and what operators want of it."""
+"""``aso servers``: the FTS servers, how each is, what operators want of it, and when it is given up."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from asyncstageout.catalogue.fts_servers import (
     server_views,
     set_state,
 )
+from asyncstageout.catalogue.given_up import GivenUp, NotDown, give_up
+from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.cli.options import AsJson, CatalogueURL, open_catalogue, who
+from asyncstageout.steps.recording import Summary, files, recorded
 
-servers = typer.Typer(help="FTS servers: list, add, drain, take down, remove.")
+servers = typer.Typer(help="FTS servers: list, add, drain, take down, give up, remove.")
 app.add_typer(servers, name="servers")
 
 Name = Annotated[str, typer.Argument(help="Of the server, and of its Airflow connection.")]
@@ -41,6 +44,12 @@ class Wanted(StrEnum):
 CONNECTION = """\
 Make its Airflow connection, if there is none: airflow connections add {name} --conn-type fts3 \
 --conn-host HOST --conn-port 8446 --conn-extra '{{"ca_file": "…", "cert_file": "…", "key_file": "…"}}'"""
+
+LOUD = {
+    False: "{name} must never come back with the jobs it has: it would copy files that others have by then.",
+    True: "{name} may be copying these files AT THIS MOMENT. Two servers that write one file spoil it. Go on"
+    " only if you know that it is switched off.",
+}
 
 FOLLOWS = {
     Wanted.up: "It gets new jobs from the next cycle on, as long as it answers.",
@@ -119,6 +128,71 @@ def remove(name: Name, *, catalogue_url: CatalogueURL = None) -> None:
                 str(error), f"`aso servers set {name} draining` and wait for the jobs to end."
             ) from error
     console.print(f"{name} was removed.", markup=False)
+
+
+@servers.command("give-up")
+def give_up_jobs(
+    name: Name,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the history of each file.")],
+    may_still_write: Annotated[
+        bool,
+        typer.Option("--may-still-write", help="Also jobs whose files it may be copying at this moment."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    catalogue_url: CatalogueURL = None,
+) -> None:
+    """Give up all jobs at a server that is down and never comes back: their files go to other servers."""
+    with open_catalogue(catalogue_url) as conn:
+        why = f"the FTS server {name} was given up by {who()}: {reason}"
+
+        def act(step_run: int, *, dry_run: bool = False) -> GivenUp:
+            try:
+                done = give_up(
+                    conn,
+                    name,
+                    reason=why,
+                    step_run=step_run,
+                    may_still_write=may_still_write,
+                    dry_run=dry_run,
+                )
+            except NotDown as error:
+                raise Advice(
+                    f"Nothing was changed: {error}.",
+                    f"Make sure that it is gone for good, then: aso servers set {name} down",
+                ) from error
+            if done is None:
+                raise _unknown(name)
+            return done
+
+        def step(step_run: int) -> Summary:
+            done = act(step_run)
+            return Summary(f"{name}: {_given_up(done)}", done._asdict())
+
+        if dry_run or not yes:
+            console.print(
+                f"This would happen: {_given_up(act(0, dry_run=True))}.", markup=False, soft_wrap=True
+            )
+            if dry_run:
+                return
+            console.print(LOUD[may_still_write].format(name=name), style="bold red", soft_wrap=True)
+            if typer.prompt(f"Type {name} to go on", err=True) != name:
+                raise typer.Abort
+        summary = recorded(conn, Actor(task_id="servers give-up", name=who()), step)
+    console.print(f"{summary.sentence}.", markup=False, soft_wrap=True)
+
+
+def _given_up(done: GivenUp) -> str:
+    sentence = f"{done.jobs:,} jobs given up, {files(done.waiting)} for other servers"
+    if done.killed:
+        sentence += f", {done.killed:,} killed as asked"
+    if done.may_still_write:
+        sentence += (
+            f"; {done.may_still_write:,} jobs stay, since it may still copy their files"
+            " (--may-still-write gives them up too)"
+        )
+    return sentence
 
 
 def _unknown(name: str) -> Advice:

@@ -31,6 +31,15 @@ class Refused(StageoutError):
     """The request is wrong and stays wrong."""
 
 
+@dataclass(eq=False)
+class NeedsApproval(Refused):
+    """It would hit many files, and nobody said that this is meant (409 ``needs-approval``)."""
+
+    files: int = 0
+    """How many."""
+    advice: ClassVar[str] = "If it is meant, say it again with expected_files="
+
+
 class NotAuthenticated(StageoutError):
     """There is no token or certificate, or it is not valid any more (401)."""
 
@@ -95,6 +104,9 @@ KINDS: dict[int, type[StageoutError]] = {
 }
 """Status -> error; another one from 400 on is :class:`Refused`, below it is :class:`BadAnswer`."""
 
+NEEDS_APPROVAL = "needs-approval"
+"""``kind`` of the problem."""
+
 
 class ProblemJudge:
     """Makes errors of silence and of refusals."""
@@ -108,7 +120,10 @@ class ProblemJudge:
     def refusal(self, method: str, url: str, answer: Answer) -> StageoutError:
         server, asked = _where(method, url)
         kind = KINDS.get(answer.status, Refused if answer.status >= 400 else BadAnswer)
-        error = kind(server, asked, answer.status, **_told(answer))
+        told = _told(answer)
+        if told.get("kind") == NEEDS_APPROVAL and isinstance(answer.json, dict):
+            return NeedsApproval(server, asked, answer.status, **told, files=int(answer.json.get("files", 0)))
+        error = kind(server, asked, answer.status, **told)
         if isinstance(error, Busy):
             error.retry_after_s = answer.retry_after_s
         return error

@@ -19,8 +19,9 @@ class Submitted:
 
     position: int
     """Place among those that were handed over, from 0."""
-    outcome: Literal["created", "exists", "refused"]
-    """``exists``: it was there already, and nothing changed; perhaps an earlier try did get through."""
+    outcome: Literal["created", "again", "exists", "refused"]
+    """``again``: a later retry of its job sends it again. ``exists``: it was there already, and nothing
+    changed; perhaps an earlier try did get through."""
     request_id: str | None = None
     """What the file is known by; None if that could not be read."""
     reason: str | None = None

@@ -176,7 +176,9 @@ class Stageout:
         username: str | None = None,
         source: str | None = None,
         destination: str | None = None,
+        site: str | None = None,
         comment: str = "",
+        expected_files: int | None = None,
         dry_run: bool = False,
     ) -> Acted:
         """Stop the files for which everything given holds; at most 10,000 ids.
@@ -185,13 +187,20 @@ class Stageout:
 
         Args:
             ids: numbers or request ids.
+            site: at either end.
             comment: why; for the history of each file.
+            expected_files: how many may be hit; needed for more than 1,000 that are neither named, nor of one
+                task, nor your own.
             dry_run: change nothing, say what would happen.
 
         Raises:
+            NeedsApproval: they are more than expected, and none was touched.
             StageoutError: nothing is selected, or you may not.
         """
-        chosen = _selection(ids, task=task, username=username, source=source, destination=destination)
+        chosen = _selection(
+            ids, task=task, username=username, source=source, destination=destination, site=site,
+            expected_files=expected_files,
+        )  # fmt: skip
         return self._act("/transfers/kill", chosen | {"comment": comment, "dry_run": dry_run})
 
     def retry(
@@ -202,22 +211,37 @@ class Stageout:
         username: str | None = None,
         source: str | None = None,
         destination: str | None = None,
+        site: str | None = None,
+        category: str | None = None,
+        ended_from: datetime | None = None,
+        ended_to: datetime | None = None,
         comment: str = "",
         killed_too: bool = False,
+        expected_files: int | None = None,
         dry_run: bool = False,
     ) -> Acted:
         """Send the FAILED files again for which everything given holds, with all their attempts.
 
         Args:
             ids: numbers or request ids, at most 10,000.
+            site: at either end.
+            category: why they failed, such as ``quota``.
+            ended_from: with a time zone; with it, as with a task or ids, past files count too.
+            ended_to: with a time zone.
             comment: why; for the history of each file.
             killed_too: also KILLED ones.
+            expected_files: as for :meth:`kill`.
             dry_run: change nothing, say what would happen.
 
         Raises:
+            NeedsApproval: they are more than expected, and none was touched.
             StageoutError: nothing is selected, or you may not.
         """
-        chosen = _selection(ids, task=task, username=username, source=source, destination=destination)
+        chosen = _selection(
+            ids, task=task, username=username, source=source, destination=destination, site=site,
+            category=category, ended_from=ended_from.isoformat() if ended_from else None,
+            ended_to=ended_to.isoformat() if ended_to else None, expected_files=expected_files,
+        )  # fmt: skip
         wishes = {"comment": comment, "dry_run": dry_run, "killed_too": killed_too}
         return self._act("/transfers/retry", chosen | wishes)
 
@@ -368,6 +392,6 @@ def _line(request: Request) -> bytes:
     return json.dumps(request).encode()
 
 
-def _selection(ids: Iterable[int | str], **given: str | None) -> dict[str, Any]:
+def _selection(ids: Iterable[int | str], **given: str | int | None) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return chosen | {"ids": named} if (named := list(ids)) else chosen

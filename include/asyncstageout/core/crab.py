@@ -90,25 +90,6 @@ PUBLICATION_MOVES: Mapping[PublicationState, frozenset[PublicationState]] = {
 OWN_PUBLICATION_WORDS = frozenset({P.NEW, P.NOT_REQUIRED})
 """What may be said in our name of a file's publication; the rest is for our own publisher to say."""
 
-REINJECTIONS: Mapping[tuple[TransferState, TransferState], tuple[TransferState, ...]] = {
-    # Not under way: the request itself is changed.
-    (S.NEW, S.NEW): (),
-    (S.RETRY, S.NEW): (),
-    (S.DONE, S.DONE): (),
-    # Only while a worker of CRAB has it and FTS does not; one in an FTS job of ours has to end first.
-    (S.ACQUIRED, S.NEW): (S.NEW,),
-    (S.FAILED, S.NEW): (S.NEW,),
-    (S.KILLED, S.NEW): (S.NEW,),
-    (S.DONE, S.NEW): (S.NEW,),
-    # Written straight to its destination this time: no transfer is wanted any more, and there it is.
-    (S.NEW, S.DONE): (S.KILL, S.DONE),
-    (S.RETRY, S.DONE): (S.KILL, S.DONE),
-    (S.ACQUIRED, S.DONE): (S.KILL, S.DONE),
-    (S.FAILED, S.DONE): (S.NEW, S.KILL, S.DONE),
-    (S.KILLED, S.DONE): (S.NEW, S.KILL, S.DONE),
-}
-"""(state, as a later retry of the job says it) -> the moves that this makes; what is not here is refused."""
-
 INSERTED = frozenset({S.NEW, S.DONE})
 """In what state a file may arrive (``USER_ALLOWED_TRANSFER_STATUSES``, which CRAB does not enforce)."""
 

@@ -38,6 +38,8 @@ class Verdict(Enum):
 # NOT_USED waits in replica jobs for its turn; only the end of the job says whether it was ever needed.
 _FINAL_FILE = {"FINISHED": Verdict.ARRIVED, "FAILED": Verdict.FAILED, "CANCELED": Verdict.FAILED}
 _NOT_USED_AT_END = {"FINISHED": Verdict.ARRIVED}
+_UNEXPLAINED = {"CANCELED": "it was cancelled alone in FTS"}
+"""FTS gives no reason for a file that is cancelled and its job is not (recordings 79 to 84)."""
 
 
 def verdict(job_state: str, file_state: str) -> Verdict:
@@ -99,7 +101,8 @@ def change(
         return None
     if seen is Verdict.ARRIVED:
         return Change(TransferState.DONE)
-    return after_failure(classify(reason, recoverable), attempt=attempt, max_attempts=max_attempts)
+    said = reason or _UNEXPLAINED.get(file_state, "")
+    return after_failure(classify(said, recoverable), attempt=attempt, max_attempts=max_attempts)
 
 
 def after_failure(failure: Failure, *, attempt: int, max_attempts: int) -> Change:

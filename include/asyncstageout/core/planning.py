@@ -56,6 +56,7 @@ class PendingFile(NamedTuple):
     """sid of the job of its last attempt."""
     overwrite: bool = False
     """Whether it must overwrite what its last attempt met, whatever the policy says."""
+    has_checksum: bool = True
 
     @property
     def link(self) -> Link:

@@ -68,7 +68,7 @@ def what_next(file: Mapping[str, Any], now: datetime, held: str | None = None) -
         held: why no cycle takes files of its link or identity at the moment.
     """
     if held and S(file["state"]) in PENDING_STATES:
-        return f"It waits, and uses no attempt: {held}. Nobody has to drive it again."
+        return f"It waits, and uses no attempt: {held}. Nobody has to send it again."
     match S(file["state"]):
         case S.SUBMITTED:
             return f"FTS has it (job {file['fts_job_id']}); stageout_sense notices its end within seconds."
@@ -77,7 +77,7 @@ def what_next(file: Mapping[str, Any], now: datetime, held: str | None = None) -
         case S.DONE:
             return _done(file["publication"])
         case S.FAILED:
-            return _failed(file["failure_category"], file["created_at"])
+            return _failed(file["failure_category"], file["id"])
         case state:
             return _PLAIN[state]
 
@@ -99,10 +99,9 @@ def _done(publication: str) -> str:
     return "Nothing: it is at its destination."
 
 
-def _failed(category: str | None, created_at: datetime) -> str:
+def _failed(category: str | None, number: int) -> str:
     known = remedy(category)
     return (
         f"Nothing by itself. It failed for good ({category}): {known.meaning}. What helps: {known.action}. "
-        "Then drive it again: trigger stageout_transfer with a window around its arrival, "
-        f"{created_at:%Y-%m-%d %H:%M:%S} UTC."
+        f"Then send it again: aso retry {number}."
     )

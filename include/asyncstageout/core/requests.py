@@ -71,7 +71,9 @@ class TransferRequest(BaseModel):
     priority: Annotated[int, Field(ge=1, le=5, strict=True)] = 3
     """1 (last) to 5 (first), as in FTS."""
     publish: bool = False
-    """Whether the file is to be published in DBS once it arrived."""
+    """Whether the file is to be published in DBS once it arrived; a log never is."""
+    already_there: bool = False
+    """Its job wrote it straight to its destination: it is noted as DONE, and never moved or deleted."""
     job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{0,20}$")] = ""
     job_retry_count: Annotated[int, Field(ge=0, le=32767)] = 0
 
@@ -99,6 +101,8 @@ class TransferRequest(BaseModel):
     @classmethod
     def _publishable(cls, publish: bool, info: ValidationInfo) -> bool:
         lfn = info.data.get("destination_lfn")
+        if publish and info.data.get("type") is FileType.LOG:
+            raise BadName("a log file is never published")
         if publish and lfn and not can_be_published(lfn):
             raise BadName(f"{lfn} cannot be published: it is in a site's own area")
         return publish

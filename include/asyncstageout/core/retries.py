@@ -29,6 +29,12 @@ BACKOFFS: dict[Category, Backoff] = {
 }
 JITTER = 0.2
 
+CANCELLED_COPY_S = 15.0
+"""How long a copy may live on after FTS said CANCELED; dying, it removes what is at its destination.
+
+FTS looks for cancelled copies every 10 s (``CancelCheckInterval``). Until then nothing may be sent there.
+"""
+
 ATTEMPT_SHARES: dict[Category, float] = {
     # No byte was moved: it costs little to queue again, and patience is what helps.
     Category.QUEUE_TIMEOUT: 2.0,

@@ -20,6 +20,14 @@ from asyncstageout.core.storages.schemes import FAMILIES, NoCommonScheme, best_p
 
 ANY_SCHEME = tuple(family for family, _ in FAMILIES)
 
+VERIFIABLE_WITHOUT_CHECKSUM = {"both": "both", "source": "none", "target": "none", "none": "none"}
+"""Policy -> what FTS can compare for a file of which nobody said a checksum.
+
+With ``both`` the ends are compared with each other. One end alone is compared with what was said: with
+nothing FTS fails the file ("Checksum value required if mode is not end to end", gfal2's
+``gfalt_set_checksum``).
+"""
+
 
 class Way(NamedTuple):
     """How files of one link, user, activity and identity travel."""
@@ -144,14 +152,16 @@ def job_key(file: PendingFile, way: Way, named: NamedFile) -> JobKey:
         policy.fts_activity or file.activity,
         policy.priority or file.priority,
         way.names,
-        _params(policy, overwrite=policy.overwrite or file.overwrite, named=named),
+        _params(policy, file, named),
     )
 
 
-def _params(policy: LinkPolicy, *, overwrite: bool, named: NamedFile) -> tuple[tuple[str, Any], ...]:
+def _params(policy: LinkPolicy, file: PendingFile, named: NamedFile) -> tuple[tuple[str, Any], ...]:
     """Return the parameters of ``core.fts.JobParams`` that are not FTS's own choice."""
+    overwrite = policy.overwrite or file.overwrite
+    verify = policy.verify_checksum
     params = {
-        "verify_checksum": policy.verify_checksum,
+        "verify_checksum": verify if file.has_checksum else VERIFIABLE_WITHOUT_CHECKSUM[verify],
         "overwrite": overwrite,
         "retry": policy.fts_retry,
         "retry_delay_s": policy.retry_delay_s,

@@ -42,14 +42,16 @@ def run_step(
     context: Mapping[str, Any],
     step: Callable[[Connection, int], Summary],
     conn_id: str = CATALOGUE_CONN_ID,
+    name: str = "airflow",
 ) -> Summary:
     """Run a step under its record.
 
     :param context: of the running task.
     :param step: takes the catalogue and the id of the record.
+    :param name: who does it.
     """
     with catalogue(conn_id) as conn:
-        return recorded(conn, actor_of(context["ti"]), lambda step_run: step(conn, step_run))
+        return recorded(conn, actor_of(context["ti"], name), lambda step_run: step(conn, step_run))
 
 
 def cycle_params(context: Mapping[str, Any]) -> CycleParams:

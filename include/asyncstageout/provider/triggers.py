@@ -230,6 +230,8 @@ class PendingFilesTrigger(BaseEventTrigger):
     :param quiet_s: at least so long between two rings; arrivals in between share the second one.
     """
 
+    channel = PENDING_CHANNEL
+
     def __init__(self, catalogue_conn_id: str, quiet_s: float = 3.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.catalogue_conn_id = catalogue_conn_id
@@ -240,6 +242,11 @@ class PendingFilesTrigger(BaseEventTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {"catalogue_conn_id": self.catalogue_conn_id, "quiet_s": self.quiet_s},
         )
+
+    def next_due(self, url: str, after: datetime) -> datetime | None:
+        """Return when, after a moment, it must ring without being rung."""
+        with connect(url, "stageout_bell") as conn:
+            return next_due(conn, after)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         url = await catalogue_url(self.catalogue_conn_id)
@@ -259,10 +266,10 @@ class PendingFilesTrigger(BaseEventTrigger):
     async def _listen(self, url: str) -> AsyncIterator[TriggerEvent]:
         conn = await AsyncConnection.connect(url, autocommit=True, application_name="stageout_bell")
         async with conn:
-            await conn.execute(f"LISTEN {PENDING_CHANNEL}")
+            await conn.execute(f"LISTEN {self.channel}")
             looked_at = datetime.now(UTC)
             while True:
-                due_at = await asyncio.to_thread(_next_due, url, looked_at)
+                due_at = await asyncio.to_thread(self.next_due, url, looked_at)
                 if await self._rung(conn, due_at):
                     yield TriggerEvent({"rung_at": datetime.now(UTC).isoformat()})
                     await asyncio.sleep(self.quiet_s)
@@ -276,8 +283,3 @@ class PendingFilesTrigger(BaseEventTrigger):
         async for _ in conn.notifies(timeout=wait_s, stop_after=1):
             return True
         return due_at is not None and due_at <= datetime.now(UTC)
-
-
-def _next_due(url: str, after: datetime) -> datetime | None:
-    with connect(url, "stageout_bell") as conn:
-        return next_due(conn, after)

@@ -42,6 +42,8 @@ POINTS = (
     "publish.after_settle",
     "migrate.after_intent",
     "migrate.after_submit",
+    "cancel.before_telling",
+    "cancel.after_telling",
     "deliver.before_send",
     "deliver.after_send",
     "deliver.after_record",

@@ -75,6 +75,8 @@ class Report:
     """What became of a batch."""
 
     created: int = 0
+    again: int = 0
+    """A later retry of its job sends it again."""
     existed: int = 0
     """It was in the catalogue already; nothing changed."""
     refused: int = 0
@@ -230,20 +232,23 @@ class _Collecting:
             return
         if batch.digest is not None or not report.is_clean:
             taken = TakenObject(self.source, batch.name, batch.digest or "")
-            result = ObjectResult(report.created, report.existed, report.refused, report.problem)
+            taken_in = report.created + report.again
+            result = ObjectResult(taken_in, report.existed, report.refused, report.problem)
             record_object(self.conn, taken, result, self.step_run)
         (batch.done if report.is_clean else batch.refused)(report)
 
     def summary(self) -> Summary:
         counts = {
             name: self.counts[name]
-            for name in ("batches", "created", "existed", "refused", "in_trouble", "known")
+            for name in ("batches", "created", "again", "existed", "refused", "in_trouble", "known")
         }
         would = "would be " if self.dry_run else ""
         sentence = (
             f"{self.source}: {files(counts['created'])} {would}taken in, {counts['existed']:,} were there"
             f" already, {counts['refused']:,} {would}refused"
         )
+        if counts["again"]:
+            sentence += f", {counts['again']:,} {would}sent again"
         if counts["in_trouble"]:
             sentence += f"; {counts['in_trouble']:,} of {counts['batches']:,} objects need people"
         return Summary(sentence, counts)
@@ -273,6 +278,7 @@ class _Collecting:
         lfns = {position: request.source_lfn for position, request in good}
         outcomes = Counter(answer.outcome for answer in answers)
         report.created += outcomes["created"]
+        report.again += outcomes["again"]
         report.existed += outcomes["exists"]
         report.refuse(
             [
@@ -290,6 +296,7 @@ class _Collecting:
         self.counts.update(
             batches=1,
             created=report.created,
+            again=report.again,
             existed=report.existed,
             refused=report.refused,
             in_trouble=not report.is_clean,
@@ -357,12 +364,13 @@ def summarise(
         raise IntakeNeedsPeople(unread, troubles)
     would = "would be " if dry_run else ""
     refused = f", {totals['refused']:,} would be refused" if dry_run else ""
+    again = f", {totals['again']:,} {would}sent again" if totals["again"] else ""
     plural = "" if len(sources) == 1 else "s"
     return Summary(
         f"{files(totals['created'])} {would}taken in from {len(sources)} source{plural},"
-        f" {totals['existed']:,} were there already{refused}",
-        {"sources": len(sources), "created": totals["created"], "existed": totals["existed"],
-         "refused": totals["refused"]},
+        f" {totals['existed']:,} were there already{again}{refused}",
+        {"sources": len(sources), "created": totals["created"], "again": totals["again"],
+         "existed": totals["existed"], "refused": totals["refused"]},
     )  # fmt: skip
 
 

@@ -266,13 +266,18 @@ def _file_reports(job: OpenJob, answer: FTSJobStatus, numbers: FileNumbers) -> I
             yield Report(
                 job.sid, transfer_id, _number(said.file_id), _storable(answer.state), said.state,
                 _storable(said.reason), bool(said.recoverable) if said.recoverable is not None else None,
-                said.finished_at, _number(said.dst_size_bytes), said.dst_adler32,
+                said.finished_at, _size(said.dst_size_bytes), said.dst_adler32,
             )  # fmt: skip
 
 
 def _number(value: object) -> int | None:
     """Return what the catalogue can hold as a number: metadata are whatever somebody sent."""
     return value if isinstance(value, int) and 0 < value < 2**63 else None
+
+
+def _size(value: object) -> int | None:
+    """The same of a size, which may be nothing."""
+    return 0 if value == 0 else _number(value)
 
 
 def _storable(text: object) -> str:

@@ -6,6 +6,7 @@ called again; everything that happens in time is an entry of one heap. Only one 
 
 from __future__ import annotations
 
+import errno
 import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -300,7 +301,7 @@ class Engine:
     def _start(self, job: Job, file: File) -> None:
         file.tries += 1
         real = self.copier is not None and urlsplit(file.source_surl).scheme in ("davs", "https")
-        reason = self._fault(file)
+        reason = self._fault(file) or _without_checksum(job, file)
         running = _Running(job, file, self.now_s, real and reason is None)
         self._running[file.file_id] = running
         self._active[file.link] += 1
@@ -599,6 +600,14 @@ def _may_overwrite(job: Job, file: File) -> bool:
         or (job.overwrite_flag == "R" and file.retry > 0)
         or (job.overwrite_flag in ("M", "Q") and not last_hop)
     )
+
+
+def _without_checksum(job: Job, file: File) -> str | None:
+    """gfal2 compares one end alone only with a checksum that the submitter said."""
+    scope = {"s": "SOURCE", "t": "DESTINATION"}.get(job.verify_checksum)
+    if scope is None or file.checksum.partition(":")[2]:
+        return None
+    return f"{scope} [{errno.EINVAL}] Checksum value required if mode is not end to end"
 
 
 def _order(job: Job, file: File, tokens: FileTokens | None) -> CopyOrder:

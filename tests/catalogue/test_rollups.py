@@ -209,7 +209,7 @@ def test_hours_that_somebody_must_count(lived: Connection, step: int) -> None:
 
 def test_a_day_is_the_sum_of_its_hours(lived: Connection, step: int) -> None:
     midnight = NOON - 12 * HOUR
-    for number in range(23):
+    for number in (12, 22):
         roll_up_hour(lived, midnight + number * HOUR, step_run=step)
     assert make_days(lived) == []
     roll_up_hour(lived, midnight + 23 * HOUR, step_run=step)

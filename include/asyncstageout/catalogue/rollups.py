@@ -35,10 +35,12 @@ CREATE TEMP TABLE moved (transfer_id bigint, at timestamptz, from_state text, to
 CREATE TEMP TABLE seen (id bigint, source text, destination text, task_id bigint, size_bytes bigint,
     state text, fts_job uuid, failure_category text, since_at timestamptz, is_plain boolean,
     fts_finished_at timestamptz) ON COMMIT DROP;
+CREATE TEMP TABLE fact (minute timestamptz, source text, destination text, task_id bigint, from_state text,
+    to_state text, around text, category text, size_bytes bigint, accepted_after integer, in_fts integer,
+    settled_after integer, done_after integer) ON COMMIT DROP;
 CREATE TEMP TABLE tally (minute timestamptz, source text, destination text, task_id bigint, from_state text,
-    to_state text, around text, category text, files bigint, size_bytes bigint) ON COMMIT DROP;
-CREATE TEMP TABLE waited (source text, destination text, task_id bigint, delay text, bucket integer,
-    files bigint) ON COMMIT DROP;
+    to_state text, around text, category text, delay text, bucket integer, files bigint, size_bytes bigint)
+    ON COMMIT DROP;
 """
 
 _MOVED = f"""
@@ -85,37 +87,46 @@ UPDATE seen f SET since_at = again.at FROM (
 ) again WHERE f.id = again.id
 """
 
-_TALLY = """
-INSERT INTO tally
-SELECT minute, source, destination, task_id, from_state, to_state, around, category, count(*), sum(size_bytes)
-FROM (
-    SELECT date_trunc('minute', m.at) AS minute, f.source, f.destination, f.task_id, m.from_state, m.to_state,
-        m.around, f.size_bytes, CASE WHEN m.to_state IN ('RETRY', 'FAILED') AND m.around IS NULL
-            THEN coalesce(m.category, CASE WHEN f.state = m.to_state THEN f.failure_category END, 'other')
-            END AS category
-    FROM moved m JOIN seen f ON f.id = m.transfer_id
-) event
-GROUP BY GROUPING SETS ((minute, from_state, to_state, around, category),
-    (source, destination, task_id, from_state, to_state, around, category))
-"""
+_MOVE = "from_state, to_state, around, category"
+# greatest() passes over a NULL.
+_BUCKET = (
+    f"CASE WHEN {{took}} IS NOT NULL THEN ceil(ln(greatest(extract(epoch FROM {{took}})::float8, {LEAST_S}))"
+    f" / {log(GROWTH)!r})::integer END"
+)
+_TOOK = {
+    Delay.ACCEPTED_AFTER: "(CASE WHEN m.to_state = 'SUBMITTED' AND m.attempt = 1 THEN m.at - f.since_at END)",
+    Delay.IN_FTS: "(CASE WHEN f.fts_job = m.fts_job THEN f.fts_finished_at - j.submitted_at END)",
+    Delay.SETTLED_AFTER: "(CASE WHEN m.to_state = 'DONE' AND f.fts_job = m.fts_job"
+    " THEN m.at - f.fts_finished_at END)",
+    Delay.DONE_AFTER: "(CASE WHEN m.to_state = 'DONE' AND m.attempt > 0 THEN m.at - f.since_at END)",
+}
 
-_WAITED = f"""
-INSERT INTO waited
-SELECT f.source, f.destination, f.task_id, w.delay,
-    ceil(ln(greatest(extract(epoch FROM w.took)::float8, {LEAST_S})) / {log(GROWTH)!r})::integer, count(*)
+_FACTS = f"""
+INSERT INTO fact
+SELECT date_trunc('minute', m.at), f.source, f.destination, f.task_id, m.from_state, m.to_state, m.around,
+    CASE WHEN m.to_state IN ('RETRY', 'FAILED') AND m.around IS NULL
+        THEN coalesce(m.category, CASE WHEN f.state = m.to_state THEN f.failure_category END, 'other') END,
+    f.size_bytes, {", ".join(_BUCKET.format(took=took) for took in _TOOK.values())}
 FROM moved m JOIN seen f ON f.id = m.transfer_id
     LEFT JOIN fts_job j ON j.sid = m.fts_job AND m.to_state = 'DONE'
-CROSS JOIN LATERAL (VALUES
-    ('{Delay.ACCEPTED_AFTER}', CASE WHEN m.to_state = 'SUBMITTED' AND m.attempt = 1
-        THEN m.at - f.since_at END),
-    ('{Delay.DONE_AFTER}', CASE WHEN m.to_state = 'DONE' AND m.attempt > 0 THEN m.at - f.since_at END),
-    ('{Delay.IN_FTS}', CASE WHEN f.fts_job = m.fts_job THEN f.fts_finished_at - j.submitted_at END),
-    ('{Delay.SETTLED_AFTER}', CASE WHEN f.fts_job = m.fts_job AND m.to_state = 'DONE'
-        THEN m.at - f.fts_finished_at END)
-) w(delay, took)
-WHERE m.around IS NULL AND m.to_state IN ('SUBMITTED', 'DONE') AND w.took IS NOT NULL
-GROUP BY 1, 2, 3, 4, 5
 """
+
+# Small sums in several statements: Postgres hashes these, and would sort the facts for all sums at once.
+_TALLIES = (
+    f"""
+    INSERT INTO tally (minute, source, destination, task_id, {_MOVE}, files, size_bytes)
+    SELECT minute, source, destination, task_id, {_MOVE}, count(*), sum(size_bytes) FROM fact
+    GROUP BY GROUPING SETS ((minute, {_MOVE}), (source, destination, {_MOVE}), (task_id, {_MOVE}))
+    """,
+    *(
+        f"""
+        INSERT INTO tally (source, destination, task_id, delay, bucket, files)
+        SELECT source, destination, task_id, '{delay}', {delay}, count(*) FROM fact WHERE {delay} IS NOT NULL
+        GROUP BY GROUPING SETS ((source, destination, {delay}), (task_id, {delay}))
+        """
+        for delay in DELAYS
+    ),
+)
 
 _SUMS = ", ".join(
     [
@@ -129,7 +140,6 @@ _SUMS = ", ".join(
     ]
 )
 
-# What a count and its two maps are of a group of rows of tally: %(keys)s is one or more of its columns.
 _COUNTED = f"""
 counted AS (SELECT {{keys}}, {_SUMS} FROM part GROUP BY {{keys}}),
 failed_by AS (
@@ -145,32 +155,35 @@ failed_by AS (
 )
 """
 
-_SUBJECTS = """
-    CROSS JOIN LATERAL (VALUES
-        ('total'::statistic_kind, '', ''), ('link', x.source, x.destination), ('source', x.source, ''),
-        ('destination', x.destination, ''), ('user', k.username, ''), ('task', k.name, k.username)
-    ) s(kind, subject, other)
-"""
 _KEYS = "kind, subject, other"
 _EMPTY = "'total'::statistic_kind, '', ''"
+# What is known of links makes those of sites and the total, what is known of tasks makes those of users.
+_SUBJECTS = """
+    SELECT s.*, {columns}, sum(x.files) AS files, sum(x.size_bytes) AS size_bytes
+    FROM tally x CROSS JOIN LATERAL (VALUES
+        ('total'::statistic_kind, '', ''), ('link', x.source, x.destination), ('source', x.source, ''),
+        ('destination', x.destination, '')
+    ) s(kind, subject, other) WHERE x.source IS NOT NULL AND {condition} GROUP BY {keys}, {columns}
+    UNION ALL
+    SELECT s.*, {columns}, sum(x.files), sum(x.size_bytes)
+    FROM tally x JOIN task k ON k.id = x.task_id CROSS JOIN LATERAL (VALUES
+        ('user'::statistic_kind, k.username, ''), ('task', k.name, k.username)
+    ) s(kind, subject, other) WHERE {condition} GROUP BY {keys}, {columns}
+"""
 _WAITS = ", ".join(
-    f"array_agg(ARRAY[bucket, files] ORDER BY bucket) FILTER (WHERE delay = '{delay}') AS {delay}"
+    f"array_agg(ARRAY[bucket, files::integer] ORDER BY bucket) FILTER (WHERE delay = '{delay}') AS {delay}"
     for delay in DELAYS
 )
 
 # There is always a total: an hour in which nothing happened can be told from one that was not counted.
 _STORE = f"""
 WITH part AS MATERIALIZED (
-    SELECT {_KEYS}, from_state, to_state, around, category, sum(files) AS files,
-        sum(x.size_bytes) AS size_bytes
-    FROM tally x JOIN task k ON k.id = x.task_id {_SUBJECTS} WHERE x.minute IS NULL
-    GROUP BY {_KEYS}, from_state, to_state, around, category
+    {_SUBJECTS.format(keys=_KEYS, columns=_MOVE, condition="x.delay IS NULL")}
     UNION ALL SELECT {_EMPTY}, '', '', NULL, NULL, 0, 0
 ), {_COUNTED.format(keys=_KEYS)}, waits AS (
-    SELECT {_KEYS}, {_WAITS} FROM (
-        SELECT {_KEYS}, delay, bucket, sum(files)::integer AS files
-        FROM waited x JOIN task k ON k.id = x.task_id {_SUBJECTS} GROUP BY {_KEYS}, delay, bucket
-    ) w GROUP BY {_KEYS}
+    SELECT {_KEYS}, {_WAITS}
+    FROM ({_SUBJECTS.format(keys=_KEYS, columns="delay, bucket", condition="x.bucket IS NOT NULL")}) w
+    GROUP BY {_KEYS}
 )
 INSERT INTO {{table}} (at, {_KEYS}, {", ".join(COLUMNS)})
 SELECT %(at)s, {_KEYS}, {", ".join(COLUMNS)}
@@ -346,17 +359,16 @@ def _make_tables(conn: Connection) -> None:
 def _count(conn: Connection, start: datetime, end: datetime) -> int:
     """Add what happened in [start, end) to the tables of this transaction; return how many events."""
     times = {"start": start, "end": end}
-    conn.execute("TRUNCATE moved, seen")
+    conn.execute("TRUNCATE moved, seen, fact")
     events = conn.execute(_MOVED, times).rowcount
     conn.execute("ANALYZE moved (transfer_id)")
     conn.execute(_SEEN_LIVE)
     conn.execute("ANALYZE seen (id)")
     conn.execute(_SEEN_PAST)
     conn.execute(_SINCE, times)
-    conn.execute("ANALYZE seen")
-    conn.execute("ANALYZE moved")
-    conn.execute(_TALLY)
-    conn.execute(_WAITED)
+    conn.execute(_FACTS)
+    for statement in _TALLIES:
+        conn.execute(statement)
     return events
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.folders import temporary_folder
+
+os.environ.setdefault("TMPDIR", temporary_folder())
 # Before anything imports Airflow: its home must be of this run alone, never somebody's own.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="aso-test-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
@@ -23,6 +26,10 @@ from asyncstageout.sandbox.postgres import EmbeddedPostgres, create_database, dr
 pytest_plugins = ["fixtures.catalogue", "fixtures.cycles"]
 
 _numbers = count(1)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
 
 @dataclass(frozen=True)

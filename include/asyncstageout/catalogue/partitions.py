@@ -51,6 +51,11 @@ def ensure_month(conn: Connection, tables: Sequence[str], day: date) -> list[str
     return _ensure(conn, wanted)
 
 
+def ensure_days(conn: Connection, table: str, days: Sequence[date]) -> list[str]:
+    """Create the partitions of days that are missing, of a table in :data:`DAILY`."""
+    return _ensure(conn, {f"{table}_{day:%Y%m%d}": (table, day, day + timedelta(days=1)) for day in days})
+
+
 def _ensure(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
     with conn.transaction():
         if not _missing(conn, wanted):

@@ -1,7 +1,7 @@
 """How long files waited, counted in buckets that can be added up: quantiles of any sum, with a known error.
 
-The buckets grow geometrically, as DDSketch's do (Masson, Rim and Lee, VLDB 2019): whatever was added to whatever,
-a quantile is within :data:`RELATIVE_ERROR` of the true one.
+The buckets grow geometrically, as DDSketch's do (Masson, Rim and Lee, VLDB 2019): whatever was added to
+whatever, a quantile is within :data:`RELATIVE_ERROR` of the true one.
 """
 
 from __future__ import annotations

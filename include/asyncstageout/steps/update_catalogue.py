@@ -30,7 +30,8 @@ FILES_PER_STATEMENT = 10_000
 def update_catalogue(conn: Connection, *, now: datetime, step_run: int) -> Summary:
     """Apply all staged reports, in transactions of bounded size, and let old finished rows go to history.
 
-    Every few minutes what happened is counted, for those who look at this hour. Links whose attempts fail are given a breaker, and lose it, by what was applied (ADR 0007).
+    Links whose attempts fail are given a breaker, and lose it, by what was applied (ADR 0007). Every few
+    minutes what happened in this hour is counted, for those who look at it (ADR 0018).
     """
     policies = Policies(policy_rows(conn))
     moved: Counter[str] = Counter()

@@ -67,7 +67,11 @@ def fill(conn: Connection, rows: int, *, months: int = MONTHS, today: date | Non
     if rows == 0:
         return
     today = today or datetime.now(UTC).date()
-    put_sites(conn, {site: f"davs://{site.lower()}.sandbox.test:8443" for site in SITES if site not in site_urls(conn)}, "load")
+    put_sites(
+        conn,
+        {site: f"davs://{site.lower()}.sandbox.test:8443" for site in SITES if site not in site_urls(conn)},
+        "load",
+    )
     ensure_partitions(conn, today)
     conn.execute("SET maintenance_work_mem = '1GB'")
     (first,) = conn.execute("SELECT nextval(pg_get_serial_sequence('transfer', 'id'))").fetchone() or (1,)
@@ -75,9 +79,9 @@ def fill(conn: Connection, rows: int, *, months: int = MONTHS, today: date | Non
         "INSERT INTO cycle (dag_id, run_id, created_at) VALUES ('load', %s, %s) RETURNING id",
         (f"past_{first}", datetime(2000, 1, 1, tzinfo=UTC)),
     ).fetchone() or (0,)
-    for place, (start, end) in enumerate(months_before(today, months)):
+    for place, month in enumerate(months_before(today, months)):
         share = rows * (place + 1) // months - rows * place // months
-        _fill_month(conn, start, end, first, share, cycle)
+        _fill_month(conn, month, first=first, rows=share, cycle=cycle)
         first += share
     conn.execute("SELECT setval(pg_get_serial_sequence('transfer', 'id'), %s)", (first,))
     for table in ("transfer_history", "task", "fts_job"):
@@ -92,8 +96,9 @@ def months_before(today: date, months: int) -> Iterator[tuple[date, date]]:
     yield from zip(reversed(ends[1:]), reversed(ends[:-1]), strict=True)
 
 
-def _fill_month(conn: Connection, start: date, end: date, first: int, rows: int, cycle: int) -> None:
+def _fill_month(conn: Connection, month: tuple[date, date], *, first: int, rows: int, cycle: int) -> None:
     """Fill a table by itself and attach it: its indexes are made once, of all rows."""
+    start, end = month
     names = {"partition": sql.Identifier(f"transfer_history_{start:%Y%m}"), "columns": sql.SQL(LIVE_COLUMNS)}
     values = {
         "first": first, "rows": rows, "users": USERS, "sites": SITES, "per_task": FILES_PER_TASK,
@@ -111,8 +116,12 @@ def _fill_month(conn: Connection, start: date, end: date, first: int, rows: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m load.history", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rows", type=lambda text: int(float(text)), required=True, help="files, such as 1e7")
+    parser = argparse.ArgumentParser(
+        prog="python -m load.history", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--rows", type=lambda text: int(float(text)), required=True, help="files, such as 1e7"
+    )
     parser.add_argument("--database", required=True, help="postgresql:// URL of a migrated catalogue")
     parser.add_argument("--months", type=int, default=MONTHS)
     wanted = parser.parse_args()

@@ -74,7 +74,10 @@ def main(files: int = FILES) -> None:
         seconds("the hour", lambda: roll_up_hour(conn, hour, step_run=1))
         say(f"  rows: {rows_by_kind(conn)}")
         conn.execute("DELETE FROM rolled_hour; DELETE FROM statistic_minute; DELETE FROM statistic_hour")
-        conn.execute("INSERT INTO rolled_hour (hour, until, events, step_run) VALUES (%s, %s, 0, 1)", (hour - HOUR, hour))
+        conn.execute(
+            "INSERT INTO rolled_hour (hour, until, events, step_run) VALUES (%s, %s, 0, 1)",
+            (hour - HOUR, hour),
+        )
         half_past = hour + timedelta(minutes=31)
         seconds("ten minutes of an open hour", lambda: roll_up_open(conn, half_past, step_run=1))
 

@@ -155,7 +155,7 @@ def days_not_exported(conn: Connection, table: str, first: date, last: date, und
             AND e.exported_at >= (e.day + 1)::timestamp AT TIME ZONE 'UTC')
         ORDER BY 1
         """,
-        {"table": table, "first": first, "last": last, "under": under},
+        {"table": table, "first": first, "last": last, "under": under.rstrip("/") + "/"},
     )
     return [day for (day,) in rows]
 

@@ -319,6 +319,17 @@ def hours_to_count(conn: Connection, before: datetime) -> list[datetime]:
     return [hour for hour, events in rows if events is None or events != _recount(conn, hour)]
 
 
+def uncounted_hours(conn: Connection, start: datetime, end: datetime) -> list[datetime]:
+    """Return the hours from ``start`` to ``end`` that were not counted to their end."""
+    rows = conn.execute(
+        "SELECT h.hour FROM generate_series(%s, %s - interval '1 hour', interval '1 hour') AS h(hour)"
+        " LEFT JOIN rolled_hour r USING (hour)"
+        " WHERE r.until IS DISTINCT FROM h.hour + interval '1 hour' ORDER BY h.hour",
+        (start, end),
+    )
+    return [hour for (hour,) in rows]
+
+
 def _recount(conn: Connection, hour: datetime) -> int:
     row = conn.execute(_RECOUNT, {"start": hour, "end": hour + HOUR}).fetchone()
     return int(row[0]) if row else 0

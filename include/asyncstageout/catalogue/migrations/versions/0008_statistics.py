@@ -118,6 +118,7 @@ CREATE TABLE exported_day (
 COMMENT ON TABLE exported_day IS 'Days that were written to Parquet files, where, and with how many rows.';
 
 CREATE INDEX fts_job_ended ON fts_job (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX transfer_history_ended ON transfer_history USING brin (ended_at);
 CREATE INDEX cycle_created ON cycle (created_at);
 CREATE INDEX intake_object_taken ON intake_object (taken_at);
 CREATE INDEX file_metadata_received ON file_metadata USING brin (received_at);
@@ -131,7 +132,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("""
-        DROP INDEX file_metadata_received, intake_object_taken, cycle_created, fts_job_ended;
+        DROP INDEX file_metadata_received, intake_object_taken, cycle_created, fts_job_ended,
+            transfer_history_ended;
         DROP TABLE exported_day, horizon, retention, rolled_hour, statistic_minute, statistic_slice,
             statistic_day, statistic_hour;
         DROP TYPE statistic_kind;

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from psycopg import Connection
 
-from asyncstageout.catalogue import dropping
+from asyncstageout.catalogue import partitions
 from asyncstageout.catalogue.audit import audit
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.dropping import (
@@ -158,7 +158,7 @@ def test_a_young_file_without_events_is_still_found(old: Connection, add: Add, s
 def test_who_needs_the_events_is_not_waited_for(
     old: Connection, catalogue_url: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dropping, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT_S", 0.05)
     (part,) = parts_before(old, "transfer_event", MIDNIGHT + DAY)
     with connect(catalogue_url) as other, other.transaction():
         other.execute("SELECT count(*) FROM transfer_event")

@@ -12,11 +12,9 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 from psycopg.errors import LockNotAvailable
 
-from asyncstageout.catalogue.partitions import ensure_days
+from asyncstageout.catalogue import partitions
 from asyncstageout.catalogue.retention import note_gone
 
-LOCK_TIMEOUT_S = 5
-"""Everything that wants the table waits behind us for so long."""
 BATCH = 10_000
 
 
@@ -86,7 +84,7 @@ def drop_events(conn: Connection, table: str, part: Part, *, step_run: int) -> b
     }
     try:
         with conn.transaction():
-            conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            conn.execute(f"SET LOCAL lock_timeout = '{partitions.LOCK_TIMEOUT_S}s'")
             for statement in _KEEP.split(";"):
                 conn.execute(sql.SQL(statement).format(**names))
             note_gone(conn, table, part.end, part=part.name, rows=part.rows, step_run=step_run)
@@ -104,7 +102,7 @@ def detach_history(conn: Connection, part: Part, *, step_run: int) -> bool:
         return False
     try:
         with conn.transaction():
-            conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            conn.execute(f"SET LOCAL lock_timeout = '{partitions.LOCK_TIMEOUT_S}s'")
             names = {"part": sql.Identifier(part.name), "going": sql.Identifier(GOING + part.name)}
             conn.execute(sql.SQL("ALTER TABLE transfer_history DETACH PARTITION {part}").format(**names))
             conn.execute(sql.SQL("ALTER TABLE {part} RENAME TO {going}").format(**names))
@@ -150,7 +148,7 @@ def drop_statistics(conn: Connection, table: str, part: Part, *, step_run: int) 
     """Drop a month of statistics; return whether it was possible."""
     try:
         with conn.transaction():
-            conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            conn.execute(f"SET LOCAL lock_timeout = '{partitions.LOCK_TIMEOUT_S}s'")
             conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(part.name)))
             note_gone(conn, table, part.end, part=part.name, rows=part.rows, step_run=step_run)
     except LockNotAvailable:
@@ -166,4 +164,4 @@ def sort_strays(conn: Connection, table: str, *, at_most: int = 31) -> list[str]
         ),
         (at_most,),
     )
-    return ensure_days(conn, table, [day for (day,) in rows])
+    return partitions.ensure_days(conn, table, [day for (day,) in rows])

@@ -5,12 +5,17 @@ A default partition under each catches rows if this was not run for a week, so t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable
+
+logger = logging.getLogger(__name__)
 
 DAYS_AHEAD = 7
+LOCK_TIMEOUT_S = 5
 DAILY = ("transfer_event", "file_event")
 MONTHLY = ("transfer_history", "statistic_hour", "statistic_day")
 _LOCK = 0x5A50  # any number that no other advisory lock of this database uses
@@ -36,7 +41,8 @@ def _month(table: str, month: date) -> tuple[str, date, date]:
 def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEAD) -> list[str]:
     """Create the partitions that are missing and return their names. Cheap when none is.
 
-    Rows that a default partition caught meanwhile move to where they belong.
+    Rows that a default partition caught meanwhile move to where they belong. Whoever reads a table for long is
+    not waited for, since all others would wait behind us: the next call tries again.
     """
     wanted = {name: (table, start, end) for table, name, start, end in wanted_partitions(today, days_ahead)}
     return _ensure(conn, wanted)
@@ -57,9 +63,18 @@ def ensure_days(conn: Connection, table: str, days: Sequence[date]) -> list[str]
 
 
 def _ensure(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
+    if not _missing(conn, wanted):
+        return []
+    try:
+        return _make(conn, wanted)
+    except LockNotAvailable as error:
+        logger.warning("no partitions were made this time: %s", error)
+        return []
+
+
+def _make(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
     with conn.transaction():
-        if not _missing(conn, wanted):
-            return []
+        conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         missing = _missing(conn, wanted)  # another process may have been quicker
         for table in dict.fromkeys(wanted[name][0] for name in missing):

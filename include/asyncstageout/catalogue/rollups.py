@@ -372,6 +372,8 @@ def _count(conn: Connection, start: datetime, end: datetime) -> int:
     times = {"start": start, "end": end}
     conn.execute("TRUNCATE moved, seen, fact")
     events = conn.execute(_MOVED, times).rowcount
+    if not events:
+        return 0
     conn.execute("ANALYZE moved (transfer_id)")
     conn.execute(_SEEN_LIVE)
     conn.execute("ANALYZE seen (id)")

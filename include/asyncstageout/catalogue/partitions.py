@@ -41,8 +41,8 @@ def _month(table: str, month: date) -> tuple[str, date, date]:
 def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEAD) -> list[str]:
     """Create the partitions that are missing and return their names. Cheap when none is.
 
-    Rows that a default partition caught meanwhile move to where they belong. Whoever reads a table for long is
-    not waited for, since all others would wait behind us: the next call tries again.
+    Rows that a default partition caught meanwhile move to where they belong. Whoever reads a table for long
+    is not waited for, since all others would wait behind us: the next call tries again.
     """
     wanted = {name: (table, start, end) for table, name, start, end in wanted_partitions(today, days_ahead)}
     return _ensure(conn, wanted)

@@ -88,6 +88,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", f"{V1}/restrictions/{{restriction_id}}/lift"): for_operators(404),
     ("GET", f"{V1}/changes"): for_operators(),
     ("GET", f"{V1}/servers"): for_operators(),
+    ("GET", f"{V1}/statistics"): Call(status=200, tells='"arrived":1'),
     ("GET", f"{V1}/metrics"): Call(NOBODY),
     ("GET", f"{CRAB}/fileusertransfers"): Call(
         status=200, tells=HERS["source_lfn"], options={"params": {"subresource": "getById", "id": ID}}

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from asyncstageout.api import configuration, crab, health, metadata, metrics, tasks, transfers
+from asyncstageout.api import configuration, crab, health, metadata, metrics, statistics, tasks, transfers
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import described, tell
@@ -24,7 +24,7 @@ TAGS = [
         "name": "configuration",
         "description": "For operators: policies, restrictions, servers, changes.",
     },
-    {"name": "monitoring", "description": "Health and metrics."},
+    {"name": "monitoring", "description": "What happened; health and metrics."},
     {"name": "crab", "description": "CRAB's own interface."},
 ]
 
@@ -92,7 +92,7 @@ def create_app(house: APIHouse) -> API:
     app.state.house = house
     app.add_middleware(Gate, house=house)
     tell(app)
-    for module in (transfers, tasks, metadata, configuration, health, metrics):
+    for module in (transfers, tasks, metadata, configuration, statistics, health, metrics):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(crab.router)
     return app

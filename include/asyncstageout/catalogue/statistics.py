@@ -134,10 +134,12 @@ def counted_until(conn: Connection) -> datetime | None:
     return row[0] if row else None
 
 
-def totals(conn: Connection, period: Period, of: Of = EVERYTHING) -> dict[str, Any]:
+def totals(
+    conn: Connection, period: Period, of: Of = EVERYTHING, *, delays: Sequence[str] = DELAYS
+) -> dict[str, Any]:
     """Return the sums over a period of all that is meant."""
-    rows = _ask(conn, period, of, keys=(), delays=DELAYS)
-    return rows[0] if rows else _finished(dict.fromkeys(COUNTS, 0) | dict.fromkeys((*MAPS, *DELAYS)))
+    rows = _ask(conn, period, of, keys=(), delays=delays)
+    return rows[0] if rows else _finished(dict.fromkeys(COUNTS, 0) | dict.fromkeys((*MAPS, *delays)))
 
 
 def over_time(
@@ -215,7 +217,7 @@ def _condition(of: Of) -> str:
 def _pieces(conn: Connection, period: Period) -> tuple[list[str], dict[str, Any]]:
     """Return which roll-ups a period is put together from, and of which times."""
     until = counted_until(conn)
-    live_start = max(period.start, until or period.start)
+    live_start = max(period.start, until or period.end - LIVE)
     is_near = period.end - live_start <= LIVE
     values: dict[str, Any] = {
         "start": period.start,

@@ -33,9 +33,9 @@ TAKES_EFFECT = "From the next run of stageout_statistics on. What is dropped doe
 REFERENCE_HEAD = """\
 # For how long the past is kept
 
-Made by `aso retention reference`; how to use it: [the past](../how-to/history.md). Days are whole numbers up to
-36,500. Partitions go as a whole, when all of them is older: events by the day, files and statistics by the
-month.
+Made by `aso retention reference`; how to use it: [the past](../how-to/history.md). Days are whole numbers, at
+most 36,500. Partitions go as a whole, when all of them is older: events by the day, files and statistics by
+the month.
 
 | setting | default | meaning |
 |---|---|---|"""

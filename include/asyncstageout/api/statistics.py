@@ -71,8 +71,8 @@ def show_statistics(
 ) -> dict[str, Any]:
     """Tell what happened in a time: files, bytes, failures by category, delays.
 
-    Hours count as a whole; by minutes (`every_s` below 3600) only the total of all files is counted. Who is no
-    operator sees his own: `total`, `user` and `task`.
+    Hours count as a whole; by minutes (`every_s` below 3600) only the total of all files is counted. Who is
+    no operator sees his own: `total`, `user` and `task`.
     """
     refuse_stranger(caller, username)
     given = {"source": source, "destination": destination, "username": username, "task": task}

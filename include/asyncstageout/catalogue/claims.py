@@ -159,19 +159,27 @@ INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job,
 SELECT id, state, 'ACQUIRED', attempt, fts_job, %(step_run)s FROM changed
 """
 
-_REDRIVE = """
+_WINDOW = """
+    created_at >= %(created_from)s AND created_at < %(created_to)s
+    AND (%(username)s::text IS NULL OR username = %(username)s)
+    AND (%(source)s::text IS NULL OR source = %(source)s)
+    AND (%(destination)s::text IS NULL OR destination = %(destination)s)
+    AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+"""
+
+_HASTEN = f"""
+UPDATE transfer SET due_at = now(), updated_at = now()
+WHERE state = 'RETRY' AND driver IS NULL AND due_at > now() AND {_WINDOW}
+"""
+
+_REDRIVE = f"""
 WITH changed AS (
     UPDATE transfer t SET state = 'NEW', due_at = now(), attempt = 0, ended_at = NULL, fts_job = NULL,
         updated_at = now()
     WHERE NOT EXISTS (  -- a later request for the same destination has taken its place
             SELECT FROM transfer o WHERE o.destination_key = t.destination_key AND o.id <> t.id
                 AND (o.state NOT IN ('DONE', 'FAILED', 'KILLED') OR o.id > t.id))
-        AND state = 'FAILED' AND driver IS NULL
-        AND created_at >= %(created_from)s AND created_at < %(created_to)s
-        AND (%(username)s::text IS NULL OR username = %(username)s)
-        AND (%(source)s::text IS NULL OR source = %(source)s)
-        AND (%(destination)s::text IS NULL OR destination = %(destination)s)
-        AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+        AND state = 'FAILED' AND driver IS NULL AND {_WINDOW}
     RETURNING id
 )
 INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, step_run, reason)
@@ -234,6 +242,11 @@ def waiting_for(
 def redrive_failed(conn: Connection, params: CycleParams, step_run: int) -> int:
     """Make the FAILED files of a backfill's window NEW again, with all their attempts; return how many."""
     return conn.execute(_REDRIVE, {**_filters(params), "step_run": step_run}).rowcount
+
+
+def hasten_retries(conn: Connection, params: CycleParams) -> int:
+    """Make the files of a backfill's window due that wait for their next attempt; return how many."""
+    return conn.execute(_HASTEN, _filters(params)).rowcount
 
 
 def lock_grouping(conn: Connection) -> None:

@@ -345,8 +345,8 @@ def _alone(conn: Connection, *, waits: bool = True) -> Iterator[bool]:
         yield False
         return
     before = conn.isolation_level
-    conn.isolation_level = IsolationLevel.REPEATABLE_READ
     try:
+        conn.isolation_level = IsolationLevel.REPEATABLE_READ
         with conn.transaction():
             conn.execute("SET LOCAL work_mem = '64MB'")
             yield True

@@ -11,7 +11,7 @@ from airflow.sdk import ObjectStoragePath
 from asyncstageout.catalogue.retention import retention
 from asyncstageout.core.retention import Retention
 from asyncstageout.provider.airflow_cleaning import clean_before
-from asyncstageout.provider.running import run_step
+from asyncstageout.provider.running import is_backfill, run_step
 from asyncstageout.steps import retention as keeping
 from asyncstageout.steps.export import Place
 from asyncstageout.steps.recording import Summary
@@ -32,14 +32,15 @@ def roll_up(context: Context) -> XCom:
     :raises EventsGone: the events of all of them were dropped.
     """
     start, end = interval_of(context)
-    is_backfill = _is_backfill(context)
 
     def step(conn: Any, step_run: int) -> Summary:
-        return roll_up_step(conn, start, end, now=_now(), step_run=step_run, catches_up=not is_backfill)
+        return roll_up_step(
+            conn, start, end, now=_now(), step_run=step_run, catches_up=not is_backfill(context)
+        )
 
     summary = run_step(context, step).as_xcom()
     context["ti"].xcom_push("summary", summary)
-    return {} if is_backfill else summary
+    return {} if is_backfill(context) else summary
 
 
 def export(context: Context) -> XCom:
@@ -114,10 +115,6 @@ def interval_of(context: Context) -> tuple[datetime, datetime]:
 def place_of(keep: Retention) -> Place:
     """Open the place to which days are exported."""
     return cast("Place", ObjectStoragePath(keep.export_to or "", conn_id=keep.export_conn_id))
-
-
-def _is_backfill(context: Context) -> bool:
-    return str(context["dag_run"].run_type) == "backfill"
 
 
 def _now() -> datetime:

@@ -125,13 +125,25 @@ CREATE INDEX file_metadata_received ON file_metadata USING brin (received_at);
 """
 
 
+BACKFILLS = """
+ALTER TABLE cycle ADD COLUMN round smallint NOT NULL DEFAULT 0;
+ALTER TABLE cycle DROP CONSTRAINT cycle_dag_id_run_id_key,
+    ADD CONSTRAINT cycle_of_run UNIQUE (dag_id, run_id, round);
+COMMENT ON COLUMN cycle.round IS
+    'How many cycles the run had before: a backfill makes a run that is over run again, as another cycle.';
+"""
+
+
 def upgrade() -> None:
-    for part in (EVENTS, ROLL_UPS, RETENTION):
+    for part in (EVENTS, ROLL_UPS, RETENTION, BACKFILLS):
         op.execute(part)
 
 
 def downgrade() -> None:
     op.execute("""
+        UPDATE cycle SET run_id = run_id || ' (' || round || ')' WHERE round > 0;
+        ALTER TABLE cycle DROP CONSTRAINT cycle_of_run, DROP COLUMN round,
+            ADD CONSTRAINT cycle_dag_id_run_id_key UNIQUE (dag_id, run_id);
         DROP INDEX file_metadata_received, intake_object_taken, cycle_created, fts_job_ended,
             transfer_history_ended;
         DROP TABLE exported_day, horizon, retention, rolled_hour, statistic_minute, statistic_slice,

@@ -270,9 +270,11 @@ def test_a_backfill_makes_waiting_files_of_its_window_go_now(
         [Move(number, job.sid, TransferState.RETRY, failure, later) for number in job.transfer_ids],
         step,
     )
-    conn.execute("UPDATE transfer SET created_at = created_at - interval '3 hours' WHERE id = 1")
+    conn.execute(
+        "UPDATE transfer SET created_at = created_at - make_interval(hours => 4 - 3 * (id - 1)::integer)"
+    )
     now, hour = datetime.now(UTC), timedelta(hours=1)
-    window = CycleParams(created_from=now - hour, created_to=now + hour)
+    window = CycleParams(created_from=now - 2 * hour, created_to=now + hour)
     assert taken(conn, 10) == []
     assert hasten_retries(conn, window) == 1
     assert taken(conn, 10) == [2]

@@ -167,9 +167,11 @@ _WINDOW = """
     AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
 """
 
+# One that has just come may wait for somebody outside to claim it.
 _HASTEN = f"""
 UPDATE transfer SET due_at = now(), updated_at = now()
-WHERE state = 'RETRY' AND driver IS NULL AND due_at > now() AND {_WINDOW}
+WHERE state IN ('NEW', 'RETRY') AND driver IS NULL AND due_at > now()
+    AND created_at < now() - interval '1 minute' AND {_WINDOW}
 """
 
 _REDRIVE = f"""
@@ -245,7 +247,7 @@ def redrive_failed(conn: Connection, params: CycleParams, step_run: int) -> int:
 
 
 def hasten_retries(conn: Connection, params: CycleParams) -> int:
-    """Make the files of a backfill's window due that wait for their next attempt; return how many."""
+    """Make the files of a backfill's window due that would wait longer for an attempt; return how many."""
     return conn.execute(_HASTEN, _filters(params)).rowcount
 
 

@@ -112,6 +112,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", f"{V1}/outbox/dead"): for_operators(),
     ("POST", f"{V1}/outbox/replay"): for_operators(json={"everything": True}),
     ("POST", f"{V1}/outbox/discard"): for_operators(json={"everything": True}),
+    ("GET", f"{V1}/statistics"): Call(status=200, tells='"arrived":1'),
     ("GET", f"{V1}/metrics"): Call(NOBODY),
     ("GET", f"{CRAB}/fileusertransfers"): Call(
         status=200, tells=HERS["source_lfn"], options={"params": {"subresource": "getById", "id": ID}}

@@ -18,6 +18,7 @@ from asyncstageout.catalogue.claims import (
     Entitled,
     LinkView,
     _filters,
+    hasten_retries,
     in_flight_of,
     links_with_work,
     redrive_failed,
@@ -25,7 +26,7 @@ from asyncstageout.catalogue.claims import (
     waiting_files,
 )
 from asyncstageout.catalogue.connection import connect
-from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_cycle
+from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_backfill, open_cycle
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.failures import classify
 from asyncstageout.core.planning import SHARE, InFlight, Link
@@ -284,3 +285,55 @@ def test_dry_run_writes_nothing(conn: Connection, add: Add, step: int) -> None:
     assert shards == []
     assert states(conn) == {"NEW": 2}
     assert conn.execute("SELECT count(*) FROM fts_job").fetchone() == (0,)
+
+
+def test_a_backfill_makes_waiting_files_of_its_window_go_now(
+    conn: Connection, add: Add, submitted: Plan, step: int
+) -> None:
+    add(record(1), record(2))
+    (job,) = submitted()
+    later = datetime.now(UTC) + timedelta(hours=2)
+    failure = classify("TRANSFER [110] probably stalled")
+    apply_moves(
+        conn,
+        [Move(number, job.sid, TransferState.RETRY, failure, later) for number in job.transfer_ids],
+        step,
+    )
+    conn.execute(
+        "UPDATE transfer SET created_at = created_at - make_interval(hours => 4 - 3 * (id - 1)::integer)"
+    )
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    window = CycleParams(created_from=now - 2 * hour, created_to=now + hour)
+    assert taken(conn, 10) == []
+    assert hasten_retries(conn, window) == 1
+    assert taken(conn, 10) == [2]
+    assert hasten_retries(conn, window) == 0
+
+
+def test_a_run_that_a_backfill_runs_again_is_another_cycle(conn: Connection) -> None:
+    """Airflow clears the run that is there, keeps its id, and makes it the backfill's."""
+    now = datetime.now(UTC)
+    window = CycleParams(created_from=now, created_to=now)
+    scheduled = open_cycle(conn, "d", "r", CycleParams())
+    end_stage(conn, scheduled.cycle_id, "collected")
+    first = open_backfill(conn, "d", "r", window)
+    assert first.cycle_id != scheduled.cycle_id
+    assert first.params == window
+    assert open_backfill(conn, "d", "r", window) == first, "nothing is collected yet"
+    end_stage(conn, first.cycle_id, "collected")
+    second = open_backfill(conn, "d", "r", window)
+    assert second.cycle_id != first.cycle_id, "nothing was planned: it may look again"
+    for stage in ("collected", "grouped"):
+        end_stage(conn, second.cycle_id, stage)
+    assert open_backfill(conn, "d", "r", window).cycle_id == second.cycle_id, "it was interrupted and goes on"
+    assert open_cycle(conn, "d", "r", CycleParams()).cycle_id == second.cycle_id, "as the other tasks see it"
+    end_stage(conn, second.cycle_id, "summarised")
+    assert open_backfill(conn, "d", "r", window).cycle_id != second.cycle_id
+
+
+def test_an_interrupted_run_that_was_scheduled_is_not_the_backfills(conn: Connection) -> None:
+    scheduled = open_cycle(conn, "d", "r", CycleParams())
+    for stage in ("collected", "grouped"):
+        end_stage(conn, scheduled.cycle_id, stage)
+    now = datetime.now(UTC)
+    assert open_backfill(conn, "d", "r", CycleParams(created_from=now, created_to=now)).params.created_from

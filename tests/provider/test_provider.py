@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from airflow.providers_manager import ProvidersManager
+from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
 from asyncstageout.catalogue.bell import ring
 from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.cycles import CycleParams
 from asyncstageout.catalogue.fts_servers import add_server, note_contact, set_state
 from asyncstageout.clients.credentials.model import Credential, CredentialMissing
 from asyncstageout.clients.messages import FileNotice, MessageFeed
@@ -27,6 +29,7 @@ from asyncstageout.provider.fts_clients import HookClients, NotConfigured
 from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.operators import CancelFTSJobsOperator, SubmitFTSJobsOperator
+from asyncstageout.provider.running import cycle_params
 from asyncstageout.provider.sensors import TRIGGER, OpenFTSJobsSensor
 from asyncstageout.provider.triggers import OpenFTSJobsTrigger, PendingFilesTrigger
 from asyncstageout.sandbox.layout import free_port
@@ -462,3 +465,17 @@ def test_clients_by_server_and_identity(connections: House, tls_folder: Path) ->
             clients.client("nowhere", "service")
     with HookClients({}, source=lambda: None) as clients, pytest.raises(CredentialMissing):
         clients.client("fts", "bob")
+
+
+def test_a_backfill_takes_its_window_as_airflow_says_it() -> None:
+    """The run's type is an enumeration in a task, whose text is not its value."""
+    now = datetime.now(UTC)
+    dag_run = SimpleNamespace(
+        run_type=DagRunType.BACKFILL, data_interval_start=now, data_interval_end=now + timedelta(minutes=1)
+    )
+    context: dict[str, Any] = {"dag_run": dag_run, "params": {"username": None, "limit": 5}}
+    assert cycle_params(context) == CycleParams(
+        limit=5, created_from=now, created_to=now + timedelta(minutes=1)
+    )
+    dag_run.run_type = DagRunType.SCHEDULED
+    assert cycle_params(context) == CycleParams(limit=5)

@@ -18,6 +18,7 @@ from asyncstageout.api import (
     metrics,
     outbox,
     publication,
+    statistics,
     tasks,
     transfers,
 )
@@ -38,7 +39,7 @@ TAGS = [
         "description": "For operators: policies, restrictions, servers, changes.",
     },
     {"name": "outbox", "description": "For operators: who is told of what happens, and dead letters."},
-    {"name": "monitoring", "description": "Health and metrics."},
+    {"name": "monitoring", "description": "What happened; health and metrics."},
     {"name": "crab", "description": "CRAB's own interface."},
 ]
 
@@ -114,6 +115,7 @@ def create_app(house: APIHouse) -> API:
         cleaning,
         configuration,
         outbox,
+        statistics,
         health,
         metrics,
     ):

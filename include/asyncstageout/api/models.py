@@ -429,3 +429,62 @@ class MetadataPage(BaseModel):
 
     file_metadata: list[KeptMetadata]
     next_cursor: str | None = Field(description="Null: this is the last page.")
+
+
+# --- statistics ---
+
+
+class Quantiles(BaseModel):
+    """Seconds that half, 95 % and 99 % of the files did not exceed; at most 10 % off the true ones."""
+
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+
+class StatisticsRow(BaseModel):
+    """What happened: of a link, site, user or task, or in a piece of time."""
+
+    at: datetime | None = Field(
+        None, description="Beginning of the piece of time, where `every_s` was asked."
+    )
+    source: str | None = None
+    destination: str | None = None
+    username: str | None = None
+    task: str | None = None
+    arrived: int
+    arrived_bytes: int
+    sent_again: int
+    sent_again_bytes: int
+    accepted: int = Field(description="Files that FTS accepted, once for each attempt.")
+    accepted_bytes: int
+    retried: int = Field(description="Attempts that failed, after which the file goes again.")
+    retried_bytes: int
+    done: int
+    done_bytes: int
+    failed: int = Field(description="Files that failed for good.")
+    failed_bytes: int
+    killed: int
+    killed_bytes: int
+    attempts_done: int
+    attempts_failed: int
+    efficiency: float | None = Field(description="Share of the attempts in FTS that went well.")
+    failures: dict[str, int] = Field(description="Attempts that failed, by category.")
+    around: dict[str, int] = Field(
+        description="Publications, deletions and deliveries, by what came of them."
+    )
+    accepted_after: Quantiles | None = Field(None, description="From arrival to the first acceptance by FTS.")
+    in_fts: Quantiles | None = Field(None, description="From acceptance to the end in FTS, if it went well.")
+    settled_after: Quantiles | None = Field(None, description="From the end in FTS to DONE.")
+    done_after: Quantiles | None = Field(None, description="From arrival to DONE.")
+
+
+class Statistics(BaseModel):
+    """What happened in a time."""
+
+    start: datetime = Field(description="As asked, or before: hours (or pieces of time) count as a whole.")
+    end: datetime
+    counted_until: datetime | None = Field(
+        description="Up to then roll-ups have it; after it what happened in the last minutes is counted live."
+    )
+    rows: list[StatisticsRow]

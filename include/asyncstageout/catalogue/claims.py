@@ -162,12 +162,21 @@ INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job,
 SELECT id, state, 'ACQUIRED', attempt, fts_job, %(step_run)s FROM changed
 """
 
-_FAILED_IN_WINDOW = """
-    state = 'FAILED' AND driver IS NULL AND created_at >= %(created_from)s AND created_at < %(created_to)s
-        AND (%(username)s::text IS NULL OR username = %(username)s)
-        AND (%(source)s::text IS NULL OR source = %(source)s)
-        AND (%(destination)s::text IS NULL OR destination = %(destination)s)
-        AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+_WINDOW = """
+    created_at >= %(created_from)s AND created_at < %(created_to)s
+    AND (%(username)s::text IS NULL OR username = %(username)s)
+    AND (%(source)s::text IS NULL OR source = %(source)s)
+    AND (%(destination)s::text IS NULL OR destination = %(destination)s)
+    AND (%(task)s::text IS NULL OR task_id = (SELECT id FROM task WHERE name = %(task)s))
+"""
+
+_FAILED_IN_WINDOW = f"state = 'FAILED' AND driver IS NULL AND {_WINDOW}"
+
+# One that has just come may wait for somebody outside to claim it.
+_HASTEN = f"""
+UPDATE transfer SET due_at = now(), updated_at = now()
+WHERE state IN ('NEW', 'RETRY') AND driver IS NULL AND due_at > now()
+    AND created_at < now() - interval '1 minute' AND {_WINDOW}
 """
 
 _REDRIVE = f"""
@@ -248,6 +257,11 @@ def cleaned_failed(conn: Connection, params: CycleParams) -> int:
     """Count the FAILED files of a backfill's window that cannot go again, as their copies are deleted."""
     row = conn.execute(_CLEANED, _filters(params)).fetchone()
     return int(row[0]) if row else 0
+
+
+def hasten_retries(conn: Connection, params: CycleParams) -> int:
+    """Make the files of a backfill's window due that would wait longer for an attempt; return how many."""
+    return conn.execute(_HASTEN, _filters(params)).rowcount
 
 
 def lock_grouping(conn: Connection) -> None:

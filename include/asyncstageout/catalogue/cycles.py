@@ -38,20 +38,43 @@ class Cycle:
     grouped_at: datetime | None = None
     summarised_at: datetime | None = None
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it has planned jobs, and has not come to its end."""
+        return self.grouped_at is not None and self.summarised_at is None
+
 
 def open_cycle(conn: Connection, dag_id: str, run_id: str, params: CycleParams) -> Cycle:
-    """Return the cycle of a DAG run; the first call creates it, later ones keep the first's parameters."""
+    """Return the last cycle of a DAG run; the first call creates it, later ones keep its parameters."""
     conn.execute(
         "INSERT INTO cycle (dag_id, run_id, params) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         (dag_id, run_id, Jsonb(params.model_dump(mode="json", exclude_none=True))),
     )
     row = conn.execute(
         "SELECT id, params, collected_at, grouped_at, summarised_at FROM cycle"
-        " WHERE dag_id = %s AND run_id = %s",
+        " WHERE dag_id = %s AND run_id = %s ORDER BY round DESC LIMIT 1",
         (dag_id, run_id),
     ).fetchone()
     assert row is not None  # noqa: S101 - it was inserted above or was there
     return Cycle(row[0], CycleParams.model_validate(row[1]), *row[2:])
+
+
+def open_backfill(conn: Connection, dag_id: str, run_id: str, params: CycleParams) -> Cycle:
+    """Return the cycle of a run that is run by a backfill, a new one if the run has run before.
+
+    Airflow lets the same run run again, whoever made it; the first cycle would say that all is done. One that
+    has planned jobs for its window and was interrupted goes on.
+    """
+    cycle = open_cycle(conn, dag_id, run_id, params)
+    goes_on = cycle.is_interrupted and cycle.params.created_from is not None
+    if cycle.collected_at is None or goes_on:
+        return cycle
+    conn.execute(
+        "INSERT INTO cycle (dag_id, run_id, round, params)"
+        " SELECT dag_id, run_id, round + 1, %s FROM cycle WHERE id = %s ON CONFLICT DO NOTHING",
+        (Jsonb(params.model_dump(mode="json", exclude_none=True)), cycle.cycle_id),
+    )
+    return open_cycle(conn, dag_id, run_id, params)
 
 
 def end_stage(conn: Connection, cycle_id: int, stage: str) -> None:

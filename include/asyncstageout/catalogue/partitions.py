@@ -1,16 +1,23 @@
-"""Daily partitions of the events and monthly ones of the history, made ahead of need.
+"""Daily partitions of the events, monthly ones of the history and of the statistics, made ahead of need.
 
 A default partition under each catches rows if this was not run for a week, so that no insert ever fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable
+
+logger = logging.getLogger(__name__)
 
 DAYS_AHEAD = 7
+LOCK_TIMEOUT_S = 5
+DAILY = ("transfer_event", "file_event")
+MONTHLY = ("transfer_history", "statistic_hour", "statistic_day")
 _LOCK = 0x5A50  # any number that no other advisory lock of this database uses
 
 
@@ -18,24 +25,56 @@ def wanted_partitions(today: date, days_ahead: int = DAYS_AHEAD) -> Iterator[tup
     """Yield (table, partition, from, to) for today and the days ahead; ``to`` is exclusive."""
     for offset in range(days_ahead + 1):
         day = today + timedelta(days=offset)
-        for table in ("transfer_event", "file_event"):
+        for table in DAILY:
             yield table, f"{table}_{day:%Y%m%d}", day, day + timedelta(days=1)
     for month in dict.fromkeys(
         (today + timedelta(days=offset)).replace(day=1) for offset in range(days_ahead + 1)
     ):
-        following = (month + timedelta(days=32)).replace(day=1)
-        yield "transfer_history", f"transfer_history_{month:%Y%m}", month, following
+        for table in MONTHLY:
+            yield table, *_month(table, month)
+
+
+def _month(table: str, month: date) -> tuple[str, date, date]:
+    return f"{table}_{month:%Y%m}", month, (month + timedelta(days=32)).replace(day=1)
 
 
 def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEAD) -> list[str]:
     """Create the partitions that are missing and return their names. Cheap when none is.
 
-    Rows that a default partition caught meanwhile move to where they belong.
+    Rows that a default partition caught meanwhile move to where they belong. Whoever reads a table for long
+    is not waited for, since all others would wait behind us: the next call tries again.
     """
     wanted = {name: (table, start, end) for table, name, start, end in wanted_partitions(today, days_ahead)}
+    return _ensure(conn, wanted)
+
+
+def ensure_month(conn: Connection, tables: Sequence[str], day: date) -> list[str]:
+    """Create the partitions of a day's month that are missing, of tables in :data:`MONTHLY`."""
+    wanted = {}
+    for table in tables:
+        name, start, end = _month(table, day.replace(day=1))
+        wanted[name] = (table, start, end)
+    return _ensure(conn, wanted)
+
+
+def ensure_days(conn: Connection, table: str, days: Sequence[date]) -> list[str]:
+    """Create the partitions of days that are missing, of a table in :data:`DAILY`."""
+    return _ensure(conn, {f"{table}_{day:%Y%m%d}": (table, day, day + timedelta(days=1)) for day in days})
+
+
+def _ensure(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
+    if not _missing(conn, wanted):
+        return []
+    try:
+        return _make(conn, wanted)
+    except LockNotAvailable as error:
+        logger.warning("no partitions were made this time: %s", error)
+        return []
+
+
+def _make(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
     with conn.transaction():
-        if not _missing(conn, wanted):
-            return []
+        conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         missing = _missing(conn, wanted)  # another process may have been quicker
         for table in dict.fromkeys(wanted[name][0] for name in missing):

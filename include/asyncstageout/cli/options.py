@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
+from datetime import timedelta
 from typing import Annotated
 
 import psycopg
@@ -20,6 +22,8 @@ CatalogueURL = Annotated[
         envvar="ASO_CATALOGUE_URL", show_default="the embedded platform's", help="postgresql:// URL."
     ),
 ]
+_DURATION = re.compile(r"(\d+)\s*([mhd])\Z")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -51,6 +55,18 @@ def open_catalogue(url: str | None) -> psycopg.Connection:
             f"The catalogue does not answer: {str(error).strip()}",
             "`aso status` shows whether the platform runs, `aso up` starts it; `aso doctor` looks further.",
         ) from error
+
+
+def duration(text: str) -> timedelta:
+    """Return a time that a person wrote: ``30m``, ``2h``, ``3d``.
+
+    Raises:
+        Advice: it is none.
+    """
+    found = _DURATION.match(text.strip())
+    if found is None:
+        raise Advice(f"{text!r} is no time.", "Write it as 30m, 2h or 3d.")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def who() -> str:

@@ -194,24 +194,24 @@ def reference_command() -> None:
 
 def reference() -> str:
     """Return the page on all settings, made of their definitions."""
-    meanings = _meanings()
+    words = meanings(LinkPolicy)
     lines = [
-        f"| `{name}` | {allowed(name)} | `{_shown(field.default)}` | {meanings[name]} |"
+        f"| `{name}` | {allowed(name)} | `{_shown(field.default)}` | {words[name]} |"
         for name, field in LinkPolicy.model_fields.items()
     ]
     return "\n".join([REFERENCE_HEAD, *lines, ""])
 
 
-def _meanings() -> dict[str, str]:
+def meanings(model: type) -> dict[str, str]:
     """Return what stands below each setting in the source. (pydantic can, but for 25 ms of every task.)"""
-    (model,) = ast.parse(dedent(getsource(LinkPolicy))).body
-    assert isinstance(model, ast.ClassDef)  # noqa: S101 - it is the source of a class
-    meanings = {}
-    for field, text in pairwise(model.body):
+    (source,) = ast.parse(dedent(getsource(model))).body
+    assert isinstance(source, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    found = {}
+    for field, text in pairwise(source.body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             name, meaning = ast.unparse(field.target), str(ast.literal_eval(text.value))
-            meanings[name] = " ".join(meaning.replace("``", "`").split())
-    return meanings
+            found[name] = " ".join(meaning.replace("``", "`").split())
+    return found
 
 
 @app.command()
@@ -220,7 +220,9 @@ def changes(
     since: Annotated[datetime | None, typer.Option(help="Only since then, UTC.")] = None,
     of: Annotated[
         str | None,
-        typer.Option(help="Only of site, site_source, fts_server, link_policy, restriction, subscription."),
+        typer.Option(
+            help="Only of site, site_source, fts_server, link_policy, restriction, retention or subscription."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
     catalogue_url: CatalogueURL = None,

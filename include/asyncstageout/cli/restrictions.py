@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ from asyncstageout.catalogue.restrictions import (
     restrict,
 )
 from asyncstageout.cli import Advice, app, console
-from asyncstageout.cli.options import AsJson, CatalogueURL, open_catalogue, who
+from asyncstageout.cli.options import AsJson, CatalogueURL, duration, open_catalogue, who
 from asyncstageout.cli.policies import Activity, Destination, Source, User, advised, say
 from asyncstageout.core.restrictions import Mode, Restriction
 
@@ -38,8 +37,6 @@ HELP = {
     Mode.BAN: "Refuse new requests, and start nothing.",
 }
 FORMATS = ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d"]
-_DURATION = re.compile(r"(\d+)\s*([mhd])\Z")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 Site = Annotated[str | None, typer.Option(help="Files from or to this site.")]
 Everything = Annotated[bool, typer.Option("--everything", help="All files of everybody.")]
@@ -214,10 +211,7 @@ def _end(until: datetime | None, lasting: str | None, starts_at: datetime | None
         raise Advice("--until or --for, not both.", "Say when it ends, or how long it lasts.")
     if lasting is None:
         return until and until.replace(tzinfo=UTC)
-    found = _DURATION.match(lasting.strip())
-    if found is None:
-        raise Advice(f"{lasting!r} is no time.", "Write it as 30m, 2h or 3d.")
-    return (starts_at or datetime.now(UTC)) + timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return (starts_at or datetime.now(UTC)) + duration(lasting)
 
 
 def _told(row: Restriction) -> str:

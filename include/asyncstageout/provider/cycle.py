@@ -15,7 +15,7 @@ from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.http import Patience
 from asyncstageout.core.planning import Shard
 from asyncstageout.provider.fts_clients import HookClients
-from asyncstageout.provider.running import catalogue, cycle_params, run_step
+from asyncstageout.provider.running import catalogue, cycle_params, is_backfill, run_step
 from asyncstageout.steps import reconcile
 from asyncstageout.steps.collect import collect as collect_step
 from asyncstageout.steps.group import group as group_step
@@ -43,6 +43,7 @@ def collect(context: Context) -> XCom:
             params=cycle_params(context),
             today=datetime.now(UTC).date(),
             step_run=step_run,
+            is_backfill=is_backfill(context),
         )
 
     summary = run_step(context, step)

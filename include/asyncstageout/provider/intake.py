@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from asyncstageout.provider.running import run_step
+from asyncstageout.provider.running import is_backfill, run_step
 from asyncstageout.provider.sources import VARIABLE, UnknownSource, configured
 from asyncstageout.steps import intake
 from asyncstageout.steps.intake import Interval
@@ -56,7 +56,7 @@ def collect(context: Context, name: str) -> dict[str, Any]:
             entries[name].source(dry_run=dry_run),
             interval_of(context),
             step_run,
-            is_backfill=str(context["dag_run"].run_type) == "backfill",
+            is_backfill=is_backfill(context),
             dry_run=dry_run,
         )
 

@@ -54,10 +54,16 @@ def run_step(
         return recorded(conn, actor_of(context["ti"], name), lambda step_run: step(conn, step_run))
 
 
+def is_backfill(context: Mapping[str, Any]) -> bool:
+    """Say whether a backfill runs this run, be it one that was scheduled once."""
+    # An enumeration whose str() is its name; its value compares.
+    return bool(context["dag_run"].run_type == "backfill")
+
+
 def cycle_params(context: Mapping[str, Any]) -> CycleParams:
     """Return what this run may take: its form, and for a backfill the files that arrived in its interval."""
     fields = {name: value for name, value in context["params"].items() if value not in (None, "")}
     dag_run = context["dag_run"]
-    if str(dag_run.run_type) == "backfill":
+    if is_backfill(context):
         fields |= {"created_from": dag_run.data_interval_start, "created_to": dag_run.data_interval_end}
     return CycleParams.model_validate(fields)

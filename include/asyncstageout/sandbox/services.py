@@ -55,22 +55,26 @@ class Service:
 
 def platform_services(layout: Layout) -> list[Service]:
     """Return the services of the platform in ``layout``, and make the secrets and certificates they need."""
-    tls = sandbox_tls(layout.tls)
+    airflow_env.write_local_settings(layout)
+    environment = airflow_environment_of(layout)
+    return [
+        _postgres(EmbeddedPostgres(layout.postgres, layout.ports.postgres, secrets_dir=layout.secrets)),
+        *_sandbox(layout, sandbox_tls(layout.tls), airflow_env.inherited_environment(os.environ)),
+        *_migrations(environment),
+        *_airflow(layout, environment),
+    ]
+
+
+def airflow_environment_of(layout: Layout) -> dict[str, str]:
+    """Return the environment of every Airflow process of the platform in ``layout``."""
     server = EmbeddedPostgres(layout.postgres, layout.ports.postgres, secrets_dir=layout.secrets)
-    inherited = airflow_env.inherited_environment(os.environ)
     known = airflow_env.load_secrets(
         layout,
         airflow_db_password=server.password("airflow"),
         stageout_db_password=server.password("stageout"),
     )
-    airflow_env.write_local_settings(layout)
-    environment = inherited | airflow_env.airflow_environment(layout, known, tls)
-    return [
-        _postgres(server),
-        *_sandbox(layout, tls, inherited),
-        *_migrations(environment),
-        *_airflow(layout, environment),
-    ]
+    inherited = airflow_env.inherited_environment(os.environ)
+    return inherited | airflow_env.airflow_environment(layout, known, sandbox_tls(layout.tls))
 
 
 def _postgres(server: EmbeddedPostgres) -> Service:

@@ -9,12 +9,13 @@ from psycopg import Connection
 from asyncstageout.catalogue.claims import (
     LinkView,
     cleaned_failed,
+    hasten_retries,
     record_links,
     redrive_failed,
     waiting_files,
     waiting_for,
 )
-from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_cycle
+from asyncstageout.catalogue.cycles import CycleParams, end_stage, open_backfill, open_cycle
 from asyncstageout.catalogue.jobs import adopt_orphans
 from asyncstageout.catalogue.partitions import ensure_partitions
 from asyncstageout.steps.board import Board, look
@@ -26,17 +27,32 @@ ORPHAN_AGE_S = 60.0
 
 
 def collect(
-    conn: Connection, *, dag_id: str, run_id: str, params: CycleParams, today: date, step_run: int
+    conn: Connection,
+    *,
+    dag_id: str,
+    run_id: str,
+    params: CycleParams,
+    today: date,
+    step_run: int,
+    is_backfill: bool = False,
 ) -> Summary:
-    """Open the cycle of a DAG run, take over what a dead cycle left, and note each link's waiting work."""
+    """Open the cycle of a DAG run, take over what a dead cycle left, and note each link's waiting work.
+
+    With a window over the arrival of files, those in it that failed go again, and those that wait for their
+    next attempt go now.
+
+    Args:
+        is_backfill: a run that has run before is run again, for its window.
+    """
     ensure_partitions(conn, today)
     with conn.transaction():
-        cycle = open_cycle(conn, dag_id, run_id, params)
+        cycle = (open_backfill if is_backfill else open_cycle)(conn, dag_id, run_id, params)
         if cycle.collected_at:
             return Summary(f"Collected before, at {cycle.collected_at:%H:%M:%S}; nothing changed")
-        backfill = params.created_from is not None and not params.dry_run
-        redriven = redrive_failed(conn, params, step_run) if backfill else 0
-        cleaned = cleaned_failed(conn, params) if backfill else 0
+        has_window = params.created_from is not None and not params.dry_run
+        redriven = redrive_failed(conn, params, step_run) if has_window else 0
+        cleaned = cleaned_failed(conn, params) if has_window else 0
+        hastened = hasten_retries(conn, params) if has_window else 0
         adopted = 0 if params.dry_run else adopt_orphans(conn, cycle.cycle_id, ORPHAN_AGE_S)
         rows, held_files = _look(conn, params)
         record_links(conn, cycle.cycle_id, rows)
@@ -53,10 +69,13 @@ def collect(
         sentence += f"; {files(redriven)} that failed go again"
     if cleaned:
         sentence += f"; {files(cleaned)} that failed cannot: their temporary copies are deleted"
+    if hastened:
+        sentence += f"; {files(hastened)} that wait for their next attempt go now"
     return Summary(
         sentence,
         {"links": len(rows), "held_links": held_links, "held_files": held_files,
-         "adopted_jobs": adopted, "redriven_files": redriven, "cleaned_files": cleaned},
+         "adopted_jobs": adopted, "redriven_files": redriven, "cleaned_files": cleaned,
+         "hastened_files": hastened},
     )  # fmt: skip
 
 

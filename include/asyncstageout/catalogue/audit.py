@@ -1,7 +1,8 @@
 """Proves from the catalogue alone that nothing is lost, doubled or forgotten: one query for each invariant.
 
 Reads only, in one snapshot, so it may run at any time beside everything else. What is under way is always
-looked at whole; what has ended only as far as ``since`` asks for.
+looked at whole; what has ended only as far as ``since`` asks for. Of a file that arrived before the days of
+which there are events (``horizon``) the first may be gone; from the first that is left on its line must hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from psycopg import Connection, IsolationLevel
 
 from asyncstageout.catalogue.repairs import LEAK_S, LEAKS
+from asyncstageout.catalogue.retention import gone_until
 from asyncstageout.catalogue.transitions import LEGAL_MOVES
 from asyncstageout.core.states import TransferState, is_legal
 
@@ -38,10 +40,11 @@ class Invariant(NamedTuple):
 # Every file wherever it is, and every file's events in their order.
 _FILE = """
 file AS (
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, false AS archived FROM transfer
-    WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, created_at, ended_at, false AS archived
+    FROM transfer WHERE {id}
     UNION ALL
-    SELECT id, request_id, state, attempt, fts_job, driver, ended_at, true FROM transfer_history WHERE {id}
+    SELECT id, request_id, state, attempt, fts_job, driver, created_at, ended_at, true
+    FROM transfer_history WHERE {id}
 )
 """
 _LINE = """
@@ -115,7 +118,9 @@ INVARIANTS = (
             ELSE 'event ' || l.id || ' is no legal move: ' || coalesce(l.from_state || '>', '') || l.to_state
             END
         FROM file f LEFT JOIN line l ON l.transfer_id = f.id
-        WHERE l.id IS NULL OR l.before IS DISTINCT FROM l.from_state
+        WHERE (l.id IS NULL AND f.created_at >= %(horizon)s)
+            OR (l.before IS DISTINCT FROM l.from_state
+                AND (l.before IS NOT NULL OR f.created_at >= %(horizon)s))
             OR (l.is_last AND (l.to_state <> f.state OR l.attempt <> f.attempt
                 OR l.fts_job IS DISTINCT FROM f.fts_job))
             OR NOT CASE WHEN l.from_state IS NULL THEN l.to_state::text = ANY(%(arrivals)s)
@@ -141,7 +146,7 @@ INVARIANTS = (
                     max(id) FILTER (WHERE from_state IS NULL OR from_state IN {FINAL})
                         OVER (PARTITION BY transfer_id) AS started
                 FROM transfer_event WHERE {{transfer_id}}
-            ) e GROUP BY transfer_id
+            ) e WHERE started IS NOT NULL GROUP BY transfer_id
         )
         SELECT f.id::text, 'counts ' || f.attempt || ' attempts, was accepted ' || c.accepted || ' times'
         FROM file f JOIN counted c ON c.transfer_id = f.id WHERE f.attempt <> c.accepted
@@ -170,7 +175,8 @@ INVARIANTS = (
         )
         SELECT id::text, CASE WHEN t.sid IS NULL THEN 'was never taken for job ' || sid || ', which lists it'
             ELSE 'is not listed by job ' || sid || ', for which it was taken' END
-        FROM taken t FULL JOIN listed l USING (sid, id) WHERE t.sid IS NULL OR l.sid IS NULL
+        FROM taken t FULL JOIN listed l USING (sid, id) LEFT JOIN fts_job j USING (sid)
+        WHERE (t.sid IS NULL OR l.sid IS NULL) AND (j.planned_at < %(horizon)s) IS NOT TRUE
         """,
     ),
     Invariant(
@@ -275,7 +281,13 @@ def _look(conn: Connection, invariant: Invariant, since: datetime | None) -> Res
     query = invariant.query.format(**(_SINCE if since else _EVERYTHING))
     rows = conn.execute(
         f"SELECT *, count(*) OVER () FROM ({query}) violation(id, what) ORDER BY id LIMIT {SAMPLES}",
-        {"since": since, "legal": LEGAL_MOVES, "arrivals": ARRIVALS, "leak_s": LEAK_S},
+        {
+            "since": since,
+            "legal": LEGAL_MOVES,
+            "arrivals": ARRIVALS,
+            "leak_s": LEAK_S,
+            "horizon": gone_until(conn, "transfer_event") or "-infinity",
+        },
     ).fetchall()
     return Result(
         invariant.name,

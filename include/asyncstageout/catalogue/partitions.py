@@ -1,16 +1,18 @@
-"""Daily partitions of the events and monthly ones of the history, made ahead of need.
+"""Daily partitions of the events, monthly ones of the history and of the statistics, made ahead of need.
 
 A default partition under each catches rows if this was not run for a week, so that no insert ever fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from psycopg import Connection, sql
 
 DAYS_AHEAD = 7
+DAILY = ("transfer_event", "file_event")
+MONTHLY = ("transfer_history", "statistic_hour", "statistic_day")
 _LOCK = 0x5A50  # any number that no other advisory lock of this database uses
 
 
@@ -18,13 +20,17 @@ def wanted_partitions(today: date, days_ahead: int = DAYS_AHEAD) -> Iterator[tup
     """Yield (table, partition, from, to) for today and the days ahead; ``to`` is exclusive."""
     for offset in range(days_ahead + 1):
         day = today + timedelta(days=offset)
-        for table in ("transfer_event", "file_event"):
+        for table in DAILY:
             yield table, f"{table}_{day:%Y%m%d}", day, day + timedelta(days=1)
     for month in dict.fromkeys(
         (today + timedelta(days=offset)).replace(day=1) for offset in range(days_ahead + 1)
     ):
-        following = (month + timedelta(days=32)).replace(day=1)
-        yield "transfer_history", f"transfer_history_{month:%Y%m}", month, following
+        for table in MONTHLY:
+            yield table, *_month(table, month)
+
+
+def _month(table: str, month: date) -> tuple[str, date, date]:
+    return f"{table}_{month:%Y%m}", month, (month + timedelta(days=32)).replace(day=1)
 
 
 def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEAD) -> list[str]:
@@ -33,6 +39,24 @@ def ensure_partitions(conn: Connection, today: date, days_ahead: int = DAYS_AHEA
     Rows that a default partition caught meanwhile move to where they belong.
     """
     wanted = {name: (table, start, end) for table, name, start, end in wanted_partitions(today, days_ahead)}
+    return _ensure(conn, wanted)
+
+
+def ensure_month(conn: Connection, tables: Sequence[str], day: date) -> list[str]:
+    """Create the partitions of a day's month that are missing, of tables in :data:`MONTHLY`."""
+    wanted = {}
+    for table in tables:
+        name, start, end = _month(table, day.replace(day=1))
+        wanted[name] = (table, start, end)
+    return _ensure(conn, wanted)
+
+
+def ensure_days(conn: Connection, table: str, days: Sequence[date]) -> list[str]:
+    """Create the partitions of days that are missing, of a table in :data:`DAILY`."""
+    return _ensure(conn, {f"{table}_{day:%Y%m%d}": (table, day, day + timedelta(days=1)) for day in days})
+
+
+def _ensure(conn: Connection, wanted: dict[str, tuple[str, date, date]]) -> list[str]:
     with conn.transaction():
         if not _missing(conn, wanted):
             return []

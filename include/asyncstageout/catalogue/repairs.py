@@ -84,8 +84,10 @@ WITH way AS (
     WHERE t.id = s.id AND t.state = s.state AND t.fts_job IS NOT DISTINCT FROM s.fts_job
     RETURNING t.id, s.state AS from_state, t.state, t.attempt, t.fts_job, s.why
 ), event AS (
-    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
-    SELECT id, from_state, state, attempt, fts_job, %(step_run)s, why FROM changed
+    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason,
+        failure_category)
+    SELECT id, from_state, state, attempt, fts_job, %(step_run)s, why,
+        CASE state WHEN 'RETRY' THEN %(category)s END FROM changed
 )
 SELECT count(*) FROM changed
 """

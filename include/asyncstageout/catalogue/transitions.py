@@ -70,10 +70,12 @@ WITH move AS (
         updated_at = now(),
         ended_at = CASE WHEN x.next_state IN ('DONE', 'FAILED', 'KILLED') THEN now() END
     FROM target x WHERE t.id = x.id
-    RETURNING t.id, x.from_state, t.state, t.attempt, t.fts_job, coalesce(x.note, t.failure_reason) AS reason
+    RETURNING t.id, x.from_state, t.state, t.attempt, t.fts_job, coalesce(x.note, t.failure_reason) AS reason,
+        CASE WHEN t.state IN ('RETRY', 'FAILED') THEN x.category END AS category
 ), event AS (
-    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason)
-    SELECT id, from_state, state, attempt, fts_job, %(step_run)s, reason FROM changed
+    INSERT INTO transfer_event (transfer_id, from_state, to_state, attempt, fts_job, step_run, reason,
+        failure_category)
+    SELECT id, from_state, state, attempt, fts_job, %(step_run)s, reason, category FROM changed
 ), closed AS (
     UPDATE fts_job j SET
         -- A count that is too low must not stop the others' moves: reconcile corrects it.

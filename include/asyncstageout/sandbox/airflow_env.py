@@ -156,14 +156,7 @@ def _configuration(layout: Layout, known: AirflowSecrets) -> dict[str, str]:
 
 
 def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict[str, str]:
-    stageout_db = {
-        "conn_type": "postgres",
-        "host": LOOPBACK,
-        "port": layout.ports.postgres,
-        "login": "stageout",
-        "password": known.stageout_db_password,
-        "schema": "stageout",
-    }
+    stageout_db = _postgres(layout, "stageout", known.stageout_db_password)
     credentials = {
         "conn_type": "stageout_credentials",
         "extra": {"source": "directory", "directory": str(layout.credentials)},
@@ -171,11 +164,24 @@ def _connections(layout: Layout, known: AirflowSecrets, tls: SandboxTLS) -> dict
     ports = layout.ports
     connections = {
         "stageout_db": stageout_db,
+        # With it a task may clean Airflow's own tables.
+        "airflow_db": _postgres(layout, "airflow", known.airflow_db_password),
         "fts3_default": _fts(ports.fts, ports.fts_monitor, tls),
         SECOND_FTS: _fts(ports.fts2, ports.fts2_monitor, tls),
         "stageout_credentials": credentials,
     }
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
+
+
+def _postgres(layout: Layout, role: str, password: str) -> dict[str, Any]:
+    return {
+        "conn_type": "postgres",
+        "host": LOOPBACK,
+        "port": layout.ports.postgres,
+        "login": role,
+        "password": password,
+        "schema": role,
+    }
 
 
 def _fts(port: int, monitor_port: int, tls: SandboxTLS) -> dict[str, Any]:

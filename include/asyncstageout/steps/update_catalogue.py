@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.policies import policy_rows
+from asyncstageout.catalogue.rollups import roll_up_open
 from asyncstageout.catalogue.sensing import LOST, ReportedFile, take_reports
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.breaker import Step
@@ -29,7 +30,8 @@ FILES_PER_STATEMENT = 10_000
 def update_catalogue(conn: Connection, *, now: datetime, step_run: int) -> Summary:
     """Apply all staged reports, in transactions of bounded size, and let old finished rows go to history.
 
-    Links whose attempts fail are given a breaker, and lose it, by what was applied (ADR 0007).
+    Links whose attempts fail are given a breaker, and lose it, by what was applied (ADR 0007). Every few
+    minutes what happened in this hour is counted, for those who look at it (ADR 0018).
     """
     policies = Policies(policy_rows(conn))
     moved: Counter[str] = Counter()
@@ -46,6 +48,7 @@ def update_catalogue(conn: Connection, *, now: datetime, step_run: int) -> Summa
             break
     turned = judge_links(conn, tally, policies.of)
     archived = move_finished(conn)
+    roll_up_open(conn, now, step_run=step_run)
     return _summary(moved, turned, archived)
 
 

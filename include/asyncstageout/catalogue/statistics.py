@@ -1,0 +1,271 @@
+"""What happened to files in a time: in all, over time, by link, user, task or site. Reads only.
+
+A time is put together from days that are over, the hours around them, the counted minutes of hours that are
+not over, and the events since. What it costs follows the number of those, never that of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import dict_row
+
+from asyncstageout.catalogue.measures import ATTEMPTS, COLUMNS, COUNTED, COUNTS, DELAYS, MAPS, MOVES, added_up
+from asyncstageout.core.delays import quantile_s
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+LIVE = timedelta(minutes=15)
+"""So much is counted while somebody waits; what was not counted before that is missing from the answer."""
+SHARES = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
+_MONDAY = datetime(2000, 1, 3, tzinfo=UTC)
+"""What whole minutes, hours, days and weeks are counted from."""
+
+
+class Kind(StrEnum):
+    """By what is counted."""
+
+    TOTAL = "total"
+    LINK = "link"
+    SOURCE = "source"
+    DESTINATION = "destination"
+    USER = "user"
+    TASK = "task"
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """All of a kind, or those that are named."""
+
+    kind: Kind = Kind.TOTAL
+    subject: str | None = None
+    """The source of a link; the name of a site, user or task."""
+    other: str | None = None
+    """The destination of a link."""
+    usernames: Collection[str] | None = None
+    """Only these users, or their tasks; None: everybody's."""
+
+
+EVERYTHING = Of()
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A time that is counted by itself, in pieces or as a whole. Times are aware."""
+
+    start: datetime
+    end: datetime
+    width: timedelta | None = None
+    """Of a piece; None: as a whole."""
+
+    @classmethod
+    def covering(
+        cls, start: datetime, end: datetime, width: timedelta | None = None, *, kind: Kind = Kind.TOTAL
+    ) -> Period:
+        """Return the period of whole pieces that covers a time; by minutes only the total is counted."""
+        least = MINUTE if width is not None and kind is Kind.TOTAL else HOUR
+        step = least if width is None else max(width, least)
+        return cls(_MONDAY + (start - _MONDAY) // step * step, end, width and step)
+
+    @property
+    def is_by_minutes(self) -> bool:
+        return self.width is not None and self.width < HOUR
+
+    @property
+    def takes_days(self) -> bool:
+        return self.width is None or self.width % DAY == timedelta(0)
+
+
+_CONDITIONS = {
+    "kind": "s.kind = %(kind)s::text::statistic_kind",
+    "subject": "s.subject = %(subject)s",
+    "other": "s.other = %(other)s",
+}
+_OWNER = {Kind.USER: "s.subject", Kind.TASK: "s.other"}
+
+# Each pair is a range of the index.
+_COUNTED = """
+SELECT s.at, s.subject, s.other, {columns}
+FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS r(start_at, end_at)
+    JOIN statistic_{name} s ON s.at >= r.start_at AND s.at < r.end_at
+WHERE {condition}
+"""
+
+_MOVE_COUNTS = ", ".join(
+    f"coalesce({aggregate} FILTER (WHERE {move}), 0) AS {name}{unit}"
+    for name, move in MOVES.items()
+    for aggregate, unit in (("count(*)", ""), ("sum(f.size_bytes)", "_bytes"))
+)
+_ATTEMPT_COUNTS = ", ".join(f"count(*) FILTER (WHERE {end}) AS {name}" for name, end in ATTEMPTS.items())
+
+# As roll-ups are, but for delays: a row for each category of failure, which add up as those of hours do.
+_LIVE = f"""
+SELECT date_trunc('minute', e.at) AS at, s.subject, s.other, {_MOVE_COUNTS}, {_ATTEMPT_COUNTS},
+    CASE WHEN e.failure_category IS NOT NULL THEN jsonb_build_object(e.failure_category, count(*)) END
+        AS failures,
+    NULL::jsonb AS around, {", ".join(f"NULL::integer[] AS {delay}" for delay in DELAYS)}
+FROM transfer_event e
+CROSS JOIN LATERAL (SELECT * FROM transfer WHERE id = e.transfer_id LIMIT 1) f
+JOIN task k ON k.id = f.task_id
+CROSS JOIN LATERAL (VALUES
+    ('total'::statistic_kind, '', ''), ('link', f.source, f.destination), ('source', f.source, ''),
+    ('destination', f.destination, ''), ('user', k.username, ''), ('task', k.name, k.username)
+) s(kind, subject, other)
+WHERE e.at >= %(live_start)s AND e.at < %(live_end)s AND {COUNTED} AND {{condition}}
+GROUP BY 1, 2, 3, e.failure_category
+"""
+
+ORDERS = {
+    "files": "arrived + done + failed DESC",
+    "bytes": "done_bytes DESC",
+    "failures": "attempts_failed DESC",
+    "name": "subject",
+}
+"""What comes first."""
+
+
+def counted_until(conn: Connection) -> datetime | None:
+    """Return up to when what happened is counted; None: nothing is."""
+    row = conn.execute("SELECT max(until) FROM rolled_hour").fetchone()
+    return row[0] if row else None
+
+
+def totals(conn: Connection, period: Period, of: Of = EVERYTHING) -> dict[str, Any]:
+    """Return the sums over a period of all that is meant."""
+    rows = _ask(conn, period, of, keys=(), delays=DELAYS)
+    return rows[0] if rows else _finished(dict.fromkeys(COUNTS, 0) | dict.fromkeys((*MAPS, *DELAYS)))
+
+
+def over_time(
+    conn: Connection, period: Period, of: Of = EVERYTHING, *, delays: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the sums of each piece (``at``: its beginning) in which anything was counted, in their order."""
+    return _ask(conn, period, of, keys=("at",), delays=delays, ending="ORDER BY at")
+
+
+def by_subject(
+    conn: Connection,
+    period: Period,
+    of: Of,
+    *,
+    order: str = "files",
+    limit: int = 1000,
+    delays: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Return the sums of each link, site, user or task, those first that ``order`` says (:data:`ORDERS`)."""
+    ending = f"ORDER BY {ORDERS[order]}, subject, other LIMIT %(limit)s"
+    return _ask(conn, period, of, keys=("subject", "other"), delays=delays, ending=ending, limit=limit)
+
+
+def subjects_seen(conn: Connection, period: Period) -> dict[str, int]:
+    """Return how many links, sites, users and tasks had anything to do with what happened, by kind."""
+    pieces, values = _pieces(conn, period)
+    parts = [
+        f"SELECT DISTINCT s.kind, s.subject, s.other FROM ({_RANGE_OF_ALL.format(name=name)}) s"
+        for name in pieces
+    ]
+    rows = conn.execute(
+        f"SELECT kind::text, count(*) FROM ({' UNION '.join(parts)}) s WHERE kind <> 'total' GROUP BY kind",
+        values,
+    )
+    return {kind.value: 0 for kind in Kind if kind is not Kind.TOTAL} | dict(rows.fetchall())
+
+
+_RANGE_OF_ALL = """
+SELECT s.kind, s.subject, s.other
+FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS r(start_at, end_at)
+    JOIN statistic_{name} s ON s.at >= r.start_at AND s.at < r.end_at
+"""
+
+
+def _ask(
+    conn: Connection, period: Period, of: Of, *, keys: Sequence[str], delays: Sequence[str], ending: str = "",
+    **values: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    pieces, times = _pieces(conn, period)
+    condition = _condition(of)
+    columns = ", ".join(f"s.{name}" for name in COLUMNS)
+    parts = [_COUNTED.format(name=name, columns=columns, condition=condition) for name in pieces]
+    if times["live_start"] < times["live_end"]:
+        parts.append(_LIVE.format(condition=condition))
+    at = "date_bin(%(width)s, at, %(start)s)" if period.width else "NULL::timestamptz"
+    wanted = f"{at} AS at, true AS whole, subject, other, {', '.join(COLUMNS)}"
+    source = f"SELECT {wanted} FROM ({' UNION ALL '.join(parts)}) p"
+    query = f"WITH {added_up(source, keys or ('whole',), delays=delays)} SELECT * FROM added {ending}"
+    named = {"kind": of.kind.value, "subject": of.subject, "other": of.other, "width": period.width}
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            query,
+            named | {"usernames": None if of.usernames is None else list(of.usernames)} | times | values,
+        )
+        return [_finished(row) for row in rows]
+
+
+def _condition(of: Of) -> str:
+    parts = [text for name, text in _CONDITIONS.items() if getattr(of, name) is not None]
+    if of.usernames is not None:
+        parts.append(f"{_OWNER[of.kind]} = ANY(%(usernames)s::text[])")
+    return " AND ".join(parts)
+
+
+def _pieces(conn: Connection, period: Period) -> tuple[list[str], dict[str, Any]]:
+    """Return which roll-ups a period is put together from, and of which times."""
+    until = counted_until(conn)
+    live_start = max(period.start, until or period.start)
+    is_near = period.end - live_start <= LIVE
+    values: dict[str, Any] = {
+        "start": period.start,
+        "live_start": live_start,
+        "live_end": period.end if is_near else live_start,
+    }
+    if period.is_by_minutes:
+        ranges = {"minute": [(period.start, period.end)]}
+    else:
+        days = _made_days(conn, period) if period.takes_days else []
+        between = [period.start, *(edge for first, last in days for edge in (first, last)), period.end]
+        hours = [
+            (first, last) for first, last in zip(between[::2], between[1::2], strict=True) if first < last
+        ]
+        ranges = {"day": days, "hour": hours, "slice": [(period.start, period.end)]}
+    for name, times in ranges.items():
+        values[f"{name}_starts"] = [first for first, _ in times]
+        values[f"{name}_ends"] = [last for _, last in times]
+    return list(ranges), values
+
+
+def _made_days(conn: Connection, period: Period) -> list[tuple[datetime, datetime]]:
+    """Return the times that whole days cover which were added up, without gaps in them."""
+    rows = conn.execute(
+        "SELECT at FROM statistic_day WHERE kind = 'total' AND at >= %s AND at <= %s ORDER BY at",
+        (period.start, period.end - DAY),
+    )
+    return list(_runs(day for (day,) in rows))
+
+
+def _runs(days: Iterator[datetime]) -> Iterator[tuple[datetime, datetime]]:
+    first = last = None
+    for day in days:
+        if last is not None and day != last:
+            yield first or last, last
+            first = day
+        first, last = first or day, day + DAY
+    if first is not None and last is not None:
+        yield first, last
+
+
+def _finished(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for people: quantiles in place of buckets, and how many of the attempts went well."""
+    row.pop("whole", None)
+    ended = row["attempts_done"] + row["attempts_failed"]
+    row["efficiency"] = row["attempts_done"] / ended if ended else None
+    for name in MAPS:
+        row[name] = row.get(name) or {}
+    for delay in DELAYS:
+        if delay in row:
+            files = dict(row[delay] or ())
+            row[delay] = {name: quantile_s(files, share) for name, share in SHARES.items()} if files else None
+    return row

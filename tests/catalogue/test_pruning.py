@@ -66,9 +66,7 @@ def test_each_kind_has_a_reason_and_a_bound(one: Prune) -> None:
 
 
 @pytest.mark.parametrize("one", PRUNES, ids=lambda one: one.table)
-def test_nothing_goes_that_is_new(
-    conn: Connection, add: Add, submitted: Plan, step: int, one: Prune
-) -> None:
+def test_nothing_goes_that_is_new(conn: Connection, add: Add, submitted: Plan, step: int, one: Prune) -> None:
     """Everything that a day leaves behind is still there at its end."""
     add(*(record(number) for number in range(3)))
     (job,) = submitted(limit=2)

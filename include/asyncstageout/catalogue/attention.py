@@ -20,7 +20,7 @@ from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.link_health import breakers
 from asyncstageout.catalogue.repairs import unconfirmed_jobs, unpolled_jobs
 from asyncstageout.catalogue.restrictions import open_restrictions
-from asyncstageout.core.restrictions import PARTICIPLES
+from asyncstageout.core.restrictions import PARTICIPLES, Restriction
 
 LAST_STEPS = 10_000
 """Among so many of the last steps the last of each kind is looked for."""
@@ -52,7 +52,7 @@ class Severity(IntEnum):
 class About(NamedTuple):
     """Where to look: what it is, and its names."""
 
-    kind: Literal["link", "links", "restriction", "sites", "server", "credential", "step", "jobs", "nothing"]
+    kind: Literal["link", "site", "sites", "server", "credential", "step", "jobs", "nothing"]
     names: tuple[str, ...] = ()
     """link: source and destination; step: DAG, run, task and map index; else a name."""
 
@@ -79,7 +79,8 @@ def attention(conn: Connection, now: datetime) -> list[Attention]:
 _STEPS = f"""
 WITH recent AS MATERIALIZED (
     SELECT * FROM step_run
-    WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND dag_id LIKE 'stageout%%' AND ended_at IS NOT NULL
+    WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND dag_id LIKE 'stageout%'
+        AND ended_at IS NOT NULL
 ), last_run AS (
     SELECT DISTINCT ON (dag_id, task_id) dag_id, task_id, run_id FROM recent ORDER BY dag_id, task_id, id DESC
 ), last_try AS (
@@ -96,7 +97,8 @@ WHERE ended_at IS NULL AND started_at < %(before)s AND dag_id IS NOT NULL ORDER 
 """
 
 _IDLE = f"""
-SELECT (SELECT min(due_at) FROM transfer WHERE state IN ('NEW', 'RETRY') AND driver IS NULL AND due_at <= now()),
+SELECT (SELECT min(due_at) FROM transfer
+        WHERE state IN ('NEW', 'RETRY') AND driver IS NULL AND due_at <= now()),
     (SELECT max(ended_at) FROM step_run WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run)
         AND dag_id = 'stageout_transfer' AND task_id = 'collect' AND outcome = 'success')
 """
@@ -169,10 +171,10 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
                 "runbooks/fts-server-down.md",
             )
         elif server.state != "up":
-            rest = f", {view.open_files:,} files are still in its jobs" if view.open_files else ""
+            rest = f"; files still in its jobs: {view.open_files:,}" if view.open_files else ""
             yield Attention(
                 Severity.URGENT if nobody else Severity.NOTE,
-                f"FTS server {server.sentence()}{rest}: {view.reason or 'no reason given'}",
+                f"FTS server {server.sentence()}: {view.reason or 'no reason given'}{rest}",
                 about,
                 view.updated_at,
             )
@@ -217,7 +219,7 @@ def _restrictions(conn: Connection, now: datetime) -> Iterator[Attention]:
     for one in open_restrictions(conn):
         what = f"{one.what()[:1].upper()}{one.what()[1:]}"
         said = f"{what} is {PARTICIPLES[one.mode]} by {one.author}: {one.reason}"
-        about = About("restriction", (str(one.restriction_id),))
+        about = _about(one)
         if not one.is_in_force(now):
             continue
         if one.ends_at and one.ends_at - now < ENDS_SOON:
@@ -230,6 +232,11 @@ def _restrictions(conn: Connection, now: datetime) -> Iterator[Attention]:
                 Severity.WARNING, f"{said} (without an end)", about, one.starts_at,
                 "Is it still wanted? Else lift it.",
             )  # fmt: skip
+
+
+def _about(one: Restriction) -> About:
+    named = [name for name in (one.site, one.source, one.destination) if name]
+    return About(("nothing", "site", "link")[len(named)], tuple(named))
 
 
 def _credentials(conn: Connection, now: datetime) -> Iterator[Attention]:
@@ -262,8 +269,8 @@ def _descriptions(conn: Connection, _: datetime) -> Iterator[Attention]:
     if count:
         rest = f" (and {count - 1:,} more sites)" if count > 1 else ""
         yield Attention(
-            Severity.NOTE, f"The description of {site} cannot be used{rest}: {problem}", About("sites"), since,
-            "runbooks/site-description.md",
+            Severity.NOTE, f"The description of {site} cannot be used{rest}: {problem}", About("sites"),
+            since, "runbooks/site-description.md",
         )  # fmt: skip
 
 

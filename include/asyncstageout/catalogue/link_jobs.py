@@ -15,9 +15,9 @@ FAILURES_SHOWN = 25
 # By the index fts_job_of_link.
 _JOBS = """
 SELECT j.sid, j.job_id, j.fts_server, j.identity, j.state::text AS state, j.fts_state,
-    cardinality(j.transfer_ids) AS files, j.open_files, j.size_bytes, j.planned_at, j.submitted_at, j.ended_at,
-    extract(epoch FROM coalesce(j.ended_at, now()) - coalesce(j.submitted_at, j.planned_at))::float8 AS took_s,
-    j.reason
+    cardinality(j.transfer_ids) AS files, j.open_files, j.size_bytes, j.planned_at, j.submitted_at,
+    j.ended_at, j.reason,
+    extract(epoch FROM coalesce(j.ended_at, now()) - coalesce(j.submitted_at, j.planned_at))::float8 AS took_s
 FROM fts_job j WHERE j.source = %(source)s AND j.destination = %(destination)s
 ORDER BY j.planned_at DESC LIMIT %(jobs)s
 """

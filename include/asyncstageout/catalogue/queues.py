@@ -1,7 +1,7 @@
-"""What waits and what is under way, in all and by link, at a cost that does not grow with the queue. Reads only.
+"""What waits and what is under way, by link, at a cost that does not grow with the queue. Reads only.
 
-Up to :data:`COUNTED_UP_TO` waiting files are counted, by the index ``transfer_pending`` alone. Of a longer queue
-Postgres knows the length, as of its last look (``ANALYZE``), and a sample of pages tells the links' shares in it.
+Up to :data:`COUNTED_UP_TO` waiting files are counted, by the index ``transfer_pending`` alone. Of a longer
+queue Postgres knows the length, as of its last look (``ANALYZE``), and a sample of pages the links' shares.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SELECT source, destination, count(*), min(due_at) FILTER (WHERE due_at <= now())
 """
 
 _LENGTH = """
-SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'transfer_pending'::regclass), %(at_least)s)::bigint,
-    (SELECT 100.0 * %(pages)s / greatest(relpages, %(pages)s) FROM pg_class WHERE oid = 'transfer'::regclass),
+SELECT greatest(q.reltuples, %(at_least)s)::bigint, 100.0 * %(pages)s / greatest(t.relpages, %(pages)s),
     (SELECT min(due_at) FROM transfer WHERE state IN ('NEW', 'RETRY') AND due_at <= now())
+FROM pg_class q, pg_class t WHERE q.oid = 'transfer_pending'::regclass AND t.oid = 'transfer'::regclass
 """
 
 # The same pages each time, so that numbers do not jump when nothing happens.
@@ -145,14 +145,17 @@ def own_files(conn: Connection, usernames: Collection[str]) -> OwnFiles:
 def _waiting(conn: Connection) -> tuple[dict[Link, Queue], bool, datetime | None]:
     rows = conn.execute(_WAITING, {"at_most": COUNTED_UP_TO}).fetchall()
     if sum(count for _, _, count, _ in rows) < COUNTED_UP_TO:
-        counted = {Link(source, destination): Queue(count, oldest) for source, destination, count, oldest in rows}
+        counted = {
+            Link(source, destination): Queue(count, oldest) for source, destination, count, oldest in rows
+        }
         return counted, False, None
     values = {"at_least": COUNTED_UP_TO, "pages": SAMPLED_PAGES}
     length, percent, oldest = conn.execute(_LENGTH, values).fetchone() or (0, 100, None)
     sample = conn.execute(_SAMPLE, {"percent": percent}).fetchall()
     seen = sum(count for _, _, count in sample) or 1
     shares = {
-        Link(source, destination): Queue(round(count * length / seen)) for source, destination, count in sample
+        Link(source, destination): Queue(round(count * length / seen))
+        for source, destination, count in sample
     }
     return shares, True, oldest
 

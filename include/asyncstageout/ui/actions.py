@@ -1,4 +1,4 @@
-"""What a page lets people do: a dialog whose form the script sends to the REST API, which decides and records it."""
+"""What a page lets people do: a form in a dialog, which the script sends to the REST API."""
 
 from __future__ import annotations
 

@@ -8,9 +8,12 @@ from urllib.parse import urlencode
 
 from fastapi import FastAPI, Path
 from fastapi.responses import RedirectResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Mount, Route
 
+from asyncstageout.api.app import create_app
 from asyncstageout.api.callers import APIHouse, Asker
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import Problem, tell
@@ -28,8 +31,19 @@ _BY_NAME = {asset.name: asset for asset in ASSETS.values()}
 _SAFE = frozenset({"GET", "HEAD"})
 
 
+def create_room(house: APIHouse) -> Starlette:
+    """Return the pages and the REST API side by side; the plugin mounts them as ``/stageout``."""
+    return Starlette(
+        routes=[
+            Route("/ui", lambda request: RedirectResponse(f"{request.url.path}/", 308)),
+            Mount("/ui", create_pages(house)),
+            Mount("", create_app(house)),
+        ]
+    )
+
+
 def create_pages(house: APIHouse) -> FastAPI:
-    """Return the application of the pages; it is mounted as ``/stageout/ui``, beside the REST API."""
+    """Return the application of the pages."""
     app = FastAPI(title="AsyncStageOut pages", openapi_url=None)
     app.state.house = house
     app.add_middleware(Gate, house=house, respond=error_page)

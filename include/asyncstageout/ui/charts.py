@@ -1,4 +1,4 @@
-"""Charts as SVG that the server draws: there with the first paint, in every colour mode, on paper, without a script.
+"""Charts as SVG that the server draws: there with the first paint, in any colours, on paper, scriptless.
 
 Places along the time are in percent of the width, so that a chart fits any screen and no letter is stretched.
 """
@@ -102,7 +102,9 @@ class Chart:
         if self.is_lines:
             largest = max((value for one in self.series for value in one.values if value), default=0)
             return next((step for step in _NICE_S if step >= largest), float(largest))
-        sums = (sum(value or 0 for value in piece) for piece in zip(*(s.values for s in self.series), strict=True))
+        sums = (
+            sum(value or 0 for value in piece) for piece in zip(*(s.values for s in self.series), strict=True)
+        )
         return nice(max(sums, default=0))
 
     def scale(self) -> list[str | Markup]:
@@ -140,7 +142,9 @@ class Chart:
     def piece(self, place: int) -> str:
         """Say what happened in one piece."""
         parts = [
-            f"{one.title} {self.say(value)}" for one in self.series if (value := one.values[place]) is not None
+            f"{one.title} {self.say(value)}"
+            for one in self.series
+            if (value := one.values[place]) is not None
         ]
         return f"{self.time_of(place)}: {', '.join(parts) or 'nothing is known'}"
 
@@ -195,6 +199,7 @@ def columns(
     title: str,
     period: Period,
     rows: Iterable[Mapping[str, Any]],
+    *,
     measures: Mapping[str, tuple[str, str]],
     say: Say,
 ) -> Chart:
@@ -222,9 +227,7 @@ def delay_lines(
         return [found[quantile] if (found := by_start.get(at, {}).get(delay)) else None for at in starts]
 
     series = [Series("p50", "half within", values("p50_s")), Series("p95", "95 % within", values("p95_s"))]
-    return Chart(
-        name, title, starts, _width(period), series, words.duration, is_lines=True, until=period.end
-    )
+    return Chart(name, title, starts, _width(period), series, words.duration, is_lines=True, until=period.end)
 
 
 def _width(period: Period) -> timedelta:

@@ -33,6 +33,11 @@ class Condition(NamedTuple):
     tone: str
     """``good``, ``note``, ``warning`` or ``bad``: class in the style sheet."""
     sentence: str
+    is_restriction: bool = False
+    """People set it."""
+
+    def __str__(self) -> str:
+        return self.word
 
 
 class Conditions:
@@ -48,13 +53,13 @@ class Conditions:
         """Return what keeps files from this link, the graver first; nothing if it is well."""
         found = []
         if stop := self._in_force.stops(*link):
-            found.append(Condition(PARTICIPLES[stop.mode], "warning", stop.sentence()))
+            found.append(Condition(PARTICIPLES[stop.mode], "warning", stop.sentence(), True))
         if breaker := self.breakers.get(link):
             word = "probing" if breaker.state is BreakerState.PROBING else "breaker open"
             found.append(Condition(word, "bad", breaker.sentence(self._now)))
         refusal = self._in_force.refuses(*link)
         if refusal and refusal is not stop:
-            found.append(Condition(PARTICIPLES[refusal.mode], "note", refusal.sentence()))
+            found.append(Condition(PARTICIPLES[refusal.mode], "note", refusal.sentence(), True))
         return found
 
     def of_site(self, site: str) -> list[Condition]:
@@ -64,38 +69,45 @@ class Conditions:
             if one.is_in_force(self._now) and one.username is None and one.activity is None:
                 ends = [
                     end
-                    for end, names in (("", one.site), ("as source", one.source), ("as destination", one.destination))
+                    for end, names in (
+                        ("", one.site),
+                        ("as source", one.source),
+                        ("as destination", one.destination),
+                    )
                     if names == site
                 ]
                 if ends and not (one.source and one.destination):
                     word = "downtime" if one.is_downtime else f"{PARTICIPLES[one.mode]} {ends[0]}".strip()
-                    found.append(Condition(word, "warning", one.sentence()))
+                    found.append(Condition(word, "warning", one.sentence(), True))
         broken = [link for link in self.breakers if site in link]
         if broken:
             said = "link is" if len(broken) == 1 else "links are"
             found.append(
-                Condition(f"{len(broken)} broken", "bad", f"{len(broken)} {said} broken: {', '.join(map(str, broken))}")
+                Condition(
+                    f"{len(broken)} broken",
+                    "bad",
+                    f"{len(broken)} {said} broken: {', '.join(map(str, broken))}",
+                )
             )
         return found
 
-    def touching(self, source: str | None, destination: str | None) -> list[Restriction]:
-        """Return the restrictions, also announced ones, that some files between these sites are subject to."""
+    def touching_link(self, link: Link) -> list[Restriction]:
+        """Return the restrictions, also announced ones, that some files of a link are subject to."""
         return [
             one
             for one in self.restrictions
             if any(
-                _may_be(scope.source, source) and _may_be(scope.destination, destination)
+                scope.source in (None, link.source) and scope.destination in (None, link.destination)
                 for scope in one.scopes()
             )
         ]
 
-    def of_either_end(self, site: str) -> list[Restriction]:
-        """Return those that some files from or to a site are subject to."""
-        return [one for one in self.restrictions if one in self.touching(site, None) + self.touching(None, site)]
-
-
-def _may_be(named: str | None, site: str | None) -> bool:
-    return named is None or site is None or named == site
+    def touching_site(self, site: str) -> list[Restriction]:
+        """Return those that name a site, or no site at all."""
+        sites = [{one.site, one.source, one.destination} - {None} for one in self.restrictions]
+        return [
+            one for one, named in zip(self.restrictions, sites, strict=True) if not named or site in named
+        ]
 
 
 def restricting(what: str, **area: str) -> Action:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from psycopg import Connection
+from pydantic_core import to_json
 
 from asyncstageout.api.callers import Catalogue, Operator
 from asyncstageout.api.problems import Problem
@@ -16,9 +17,9 @@ from asyncstageout.catalogue.queues import Queue, Queues, queue_on, queues
 from asyncstageout.catalogue.site_sources import site_facts
 from asyncstageout.catalogue.statistics import Kind, Of, by_subject, totals
 from asyncstageout.core.planning import Link
-from asyncstageout.core.policies import LinkPolicy, Policies
+from asyncstageout.core.policies import Policies
 from asyncstageout.ui import failures, places
-from asyncstageout.ui.conditions import Conditions, lifting, restricting
+from asyncstageout.ui.conditions import Condition, Conditions, lifting, restricting
 from asyncstageout.ui.matrix import SHOWS, Show, matrix
 from asyncstageout.ui.overview import delays, throughput
 from asyncstageout.ui.page import Looking, Page
@@ -28,7 +29,7 @@ from asyncstageout.ui.words import bytes_, number, share
 router = APIRouter()
 
 MOST_LINKS = 20_000
-SIZES = (15, 30, 100)
+SIZES = ("12", "24", "60")
 """Sites on a side of the matrix."""
 SiteText = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:/@\- ]{1,255}$")]
 Search = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -37,19 +38,24 @@ ONLY = {
     "all": "All links", "trouble": "In trouble", "restricted": "Paused, drained or banned",
     "waiting": "With waiting files",
 }  # fmt: skip
-LOW = 0.8
-"""Below such an efficiency a link is in trouble."""
+LOW, LOW_OF = 0.8, 10
+"""Below such an efficiency, of at least so many attempts, a link is in trouble."""
 
 COLUMNS = (
-    Column("source", "Source", place=lambda row: places.site(row["source"])),
-    Column("destination", "Destination", place=lambda row: places.site(row["destination"])),
-    Column("condition", "Condition", place=lambda row: places.link(row["source"], row["destination"])),
+    Column("source", "Source", place=lambda row: places.link(row["source"], row["destination"])),
+    Column("destination", "Destination", place=lambda row: places.link(row["source"], row["destination"])),
+    Column("conditions", "Condition", Shown.CONDITIONS),
     Column("done", "Done", Shown.NUMBER),
     Column("done_bytes", "Volume", Shown.BYTES),
     Column("failed", "Failed", Shown.NUMBER, hint="Files that failed for good"),
     Column("efficiency", "Efficiency", Shown.SHARE, hint="Attempts in FTS that went well"),
     Column("waiting", "Waiting", Shown.NUMBER),
-    Column("oldest_due_at", "Oldest waiting", Shown.TIME, hint="Since when the file could start that waits longest"),
+    Column(
+        "oldest_due_at",
+        "Oldest waiting",
+        Shown.TIME,
+        hint="Since when the file could start that waits longest",
+    ),
     Column("in_flight", "In flight", Shown.NUMBER),
     Column("in_flight_bytes", "In flight, size", Shown.BYTES),
 )
@@ -80,7 +86,7 @@ _FAILED = (
 @router.get("/links", name="links")
 def links(
     page: Looking, _: Operator, conn: Catalogue, *,
-    q: Search = "", only: Only = "all", show: Show = "volume", sites: Literal["15", "30", "100"] = "15",
+    q: Search = "", only: Only = "all", show: Show = "volume", sites: Literal["12", "24", "60"] = "24",
 ) -> Response:  # fmt: skip
     """Show all links with anything to show."""
     found = queues(conn)
@@ -91,7 +97,8 @@ def links(
     )  # fmt: skip
     return page.show(
         "links.html", title="Links", tables=[table], matrix=matrix(rows, show, page.unit, int(sites)), q=q,
-        only=only, only_words=ONLY, show=show, shows=SHOWS, size=sites, sizes=SIZES, is_estimate=found.is_estimate,
+        only=only, only_words=ONLY, show=show, shows=SHOWS, size=sites, sizes=[(one, one) for one in SIZES],
+        is_estimate=found.is_estimate,
     )  # fmt: skip
 
 
@@ -109,7 +116,7 @@ def link_page(
     found = totals(conn, page.span.whole(page.now), of)
     queue, is_capped = queue_on(conn, link)
     conditions = Conditions(conn, page.now)
-    touching = conditions.touching(source, destination)
+    touching = conditions.touching_link(link)
     tables = [
         page.table(
             "jobs", "Its last FTS jobs", _JOBS, last_jobs(conn, link), sort="-planned_at",
@@ -154,8 +161,7 @@ def settings(conn: Connection, link: Link) -> list[dict[str, Any]]:
     found = [
         {
             "name": name,
-            "value": value,
-            "default": LinkPolicy.model_fields[name].default,
+            "value": to_json(value).decode().replace("null", "none").strip('"'),
             "row": by_name.get(name),
         }
         for name, value in policy.model_dump().items()
@@ -163,17 +169,20 @@ def settings(conn: Connection, link: Link) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["row"] is None)
 
 
-def _row(
-    page: Page, link: Link, moved: Row | None, queue: Queue, conditions: Conditions
-) -> dict[str, Any]:
+def _row(page: Page, link: Link, moved: Row | None, queue: Queue, conditions: Conditions) -> dict[str, Any]:
     counts = moved or dict.fromkeys(("done", "done_bytes", "failed", "attempts_done", "attempts_failed"), 0)
-    found = conditions.of_link(link)
     efficiency = moved["efficiency"] if moved else None
+    attempts = counts["attempts_done"] + counts["attempts_failed"]
+    found = conditions.of_link(link)
+    if not found and attempts >= LOW_OF and efficiency is not None and efficiency < LOW:
+        found = [
+            Condition("low efficiency", "warning", f"only {share(efficiency)} of the attempts went well")
+        ]
     oldest_s = (page.now - queue.oldest_due_at).total_seconds() if queue.oldest_due_at else None
     return {
         **link._asdict(),
         **{name: counts[name] for name in ("done", "done_bytes", "failed")},
-        "attempts": counts["attempts_done"] + counts["attempts_failed"],
+        "attempts": attempts,
         "efficiency": efficiency,
         "waiting": queue.waiting,
         "oldest_due_at": queue.oldest_due_at,
@@ -181,16 +190,11 @@ def _row(
         "in_flight": queue.in_flight,
         "in_flight_bytes": queue.in_flight_bytes,
         "conditions": found,
-        "condition": ", ".join(one.word for one in found) or ("low efficiency" if _is_low(efficiency) else "well"),
         "sentence": f"{link}: {number(counts['done'])} files ({bytes_(counts['done_bytes'])}) done, "
         + (f"{share(efficiency)} of the attempts went well, " if efficiency is not None else "")
         + f"{number(queue.waiting)} waiting, {number(queue.in_flight)} in flight"
         + "".join(f"; {one.sentence}" for one in found),
     }
-
-
-def _is_low(efficiency: float | None) -> bool:
-    return efficiency is not None and efficiency < LOW
 
 
 def _is_meant(row: Row, q: str, only: Only) -> bool:
@@ -199,9 +203,9 @@ def _is_meant(row: Row, q: str, only: Only) -> bool:
         return False
     match only:
         case "trouble":
-            return _is_low(row["efficiency"]) or any(one.tone == "bad" for one in row["conditions"])
+            return any(not one.is_restriction for one in row["conditions"])
         case "restricted":
-            return any(one.tone != "bad" for one in row["conditions"])
+            return any(one.is_restriction for one in row["conditions"])
         case "waiting":
             return bool(row["waiting"])
     return True

@@ -32,7 +32,8 @@ class Cell(NamedTuple):
     level: str
     """Class of the style sheet: ``h0`` to ``h6``, or ``e0`` to ``e3`` for an efficiency."""
     sentence: str
-    conditions: Sequence[Condition]
+    flag: Condition | None
+    """What keeps files from the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def matrix(rows: Iterable[Mapping[str, Any]], show: Show, unit: str, most: int) 
         rows: as :func:`asyncstageout.ui.links.link_rows` returns them.
     """
     rows = list(rows)
-    key, say = _MEASURES[show, unit]
+    key, say = _MEASURES[show][unit]
     weigh: Counter[str] = Counter()
     received: Counter[str] = Counter()
     for row in rows:
@@ -69,7 +70,10 @@ def matrix(rows: Iterable[Mapping[str, Any]], show: Show, unit: str, most: int) 
     largest = max((row[key] or 0 for row in inside), default=0)
     cells = {
         (row["source"], row["destination"]): Cell(
-            say(row[key]) if row[key] else "", _level(row[key], largest, show), row["sentence"], row["conditions"]
+            _said(row[key], say, show),
+            _level(row[key], largest, show),
+            row["sentence"],
+            next((one for one in row["conditions"] if one.is_restriction or one.tone == "bad"), None),
         )
         for row in inside
     }
@@ -80,6 +84,10 @@ def matrix(rows: Iterable[Mapping[str, Any]], show: Show, unit: str, most: int) 
         cells,
         len(rows) - len(inside),
     )
+
+
+def _said(value: float | None, say: Callable[[Any], str | Markup], show: Show) -> str | Markup:
+    return say(value) if value or (show == "efficiency" and value is not None) else ""
 
 
 def _level(value: float | None, largest: float, show: Show) -> str:
@@ -102,19 +110,11 @@ def _percent(value: float) -> str:
     return f"{math.floor(value * 100)}%"
 
 
-_MEASURES: Mapping[tuple[Show, str], tuple[str, Callable[[Any], str | Markup]]] = {
-    ("volume", "files"): ("done", words.short),
-    ("volume", "bytes"): ("done_bytes", _brief_bytes),
-    ("in_flight", "files"): ("in_flight", words.short),
-    ("in_flight", "bytes"): ("in_flight_bytes", _brief_bytes),
-    **{
-        (show, unit): measure
-        for unit in ("files", "bytes")
-        for show, measure in (
-            ("efficiency", ("efficiency", _percent)),
-            ("waiting", ("waiting", words.short)),
-            ("oldest", ("oldest_s", _brief_wait)),
-        )
-    },
+_MEASURES: Mapping[Show, Mapping[str, tuple[str, Callable[[Any], str | Markup]]]] = {
+    "volume": {"files": ("done", words.short), "bytes": ("done_bytes", _brief_bytes)},
+    "in_flight": {"files": ("in_flight", words.short), "bytes": ("in_flight_bytes", _brief_bytes)},
+    "efficiency": dict.fromkeys(("files", "bytes"), ("efficiency", _percent)),
+    "waiting": dict.fromkeys(("files", "bytes"), ("waiting", words.short)),
+    "oldest": dict.fromkeys(("files", "bytes"), ("oldest_s", _brief_wait)),
 }
 """What is shown, in which unit -> the field of a row, and how it is said in little room."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter
@@ -72,7 +72,9 @@ def throughput(
     period = page.span.pieces(page.now, of.kind)
     measures = {name: (words, page.measure(name)) for name, words in ENDINGS.items()}
     say, unit = (number, "files") if page.unit == "files" else (bytes_, "bytes")
-    return columns(name, f"{title}, in {unit}", period, over_time(conn, period, of), measures, say)
+    return columns(
+        name, f"{title}, in {unit}", period, over_time(conn, period, of), measures=measures, say=say
+    )
 
 
 def delays(page: Page, conn: Connection, of: Of) -> Chart:
@@ -87,8 +89,10 @@ def place_of(page: Page, about: About) -> str | None:
     match about.kind:
         case "link":
             return page.url(places.link(*about.names))
-        case "links" | "restriction" | "jobs":
-            return page.url(places.LINKS)
+        case "site":
+            return page.url(places.site(*about.names))
+        case "jobs":
+            return page.url(places.path("links", show="in_flight"))
         case "sites":
             return page.url(places.SITES)
         case "step":
@@ -99,9 +103,7 @@ def place_of(page: Page, about: About) -> str | None:
 
 
 def _busiest(page: Page, conn: Connection) -> Any:
-    rows = by_subject(
-        conn, page.span.whole(page.now), Of(Kind.LINK), order=page.unit, limit=LISTED
-    )
+    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.LINK), order=page.unit, limit=LISTED)
     return page.table(
         "links", f"Busiest links, {page.span.words}", _LINKS, [_named(row) for row in rows],
         sort=f"-{page.measure('done')}", empty="Nothing moved in this time. A longer one may show more.",
@@ -112,7 +114,7 @@ def _named(row: Row) -> dict[str, Any]:
     return {**row, "link": f"{row['subject']} → {row['other']}"}
 
 
-def _tasks(page: Page, conn: Connection, usernames: Sequence[str]) -> Any:
+def _tasks(page: Page, conn: Connection, usernames: Collection[str]) -> Any:
     rows = by_subject(conn, page.span.whole(page.now), Of(Kind.TASK, usernames=usernames), limit=LISTED)
     return page.table(
         "tasks", f"Your busiest tasks, {page.span.words}", _TASKS, rows, sort="-arrived",

@@ -43,7 +43,7 @@ class Page:
         return str(self.request.scope.get("root_path", ""))
 
     def url(self, place: str) -> str:
-        """Return the address of a place of :mod:`asyncstageout.ui.places`, with the span and unit of this page."""
+        """Return the address of a place (:mod:`asyncstageout.ui.places`), with this page's span and unit."""
         path, _, query = place.partition("?")
         kept = "&".join(f"{name}={value}" for name, value in self._kept().items() if f"{name}=" not in query)
         rest = "&".join(filter(None, (query, kept)))
@@ -115,7 +115,7 @@ class Page:
             next={f"{name}.page": number + 1} if first + per_page < len(rows) else None,
         )  # fmt: skip
 
-    def list(
+    def listing(
         self, name: str, caption: str, columns: Sequence[Column], rows: Sequence[Row], *,
         next_cursor: str | None, empty: str, everything: Callable[[], Iterable[Row]],
     ) -> Table:  # fmt: skip

@@ -1,6 +1,6 @@
 """Where things are shown: paths below the room, the same for links in pages and for links from elsewhere.
 
-Each returns a path with its parameters quoted; :meth:`asyncstageout.ui.page.Page.url` puts the room before it.
+Each returns a path with its parameters quoted; ``Page.url`` puts the room before it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from asyncstageout.catalogue.site_sources import SiteFacts, site_facts
 from asyncstageout.catalogue.statistics import Kind, Of, by_subject, totals
 from asyncstageout.catalogue.storages import current_storages
 from asyncstageout.ui import failures, places
-from asyncstageout.ui.conditions import Conditions, lifting, restricting
+from asyncstageout.ui.conditions import Condition, Conditions, lifting, restricting
 from asyncstageout.ui.links import COLUMNS as LINK_COLUMNS
 from asyncstageout.ui.links import Search, SiteText, link_rows
 from asyncstageout.ui.overview import throughput
@@ -30,13 +30,13 @@ _ENDS = {"from": Kind.SOURCE, "to": Kind.DESTINATION}
 
 COLUMNS = (
     Column("site", "Site", place=lambda row: places.site(row["site"])),
-    Column("condition", "Condition"),
-    Column("from_done", "Sent", Shown.NUMBER, hint="Files that arrived from there"),
-    Column("from_done_bytes", "Sent, volume", Shown.BYTES),
+    Column("conditions", "Condition", Shown.CONDITIONS),
+    Column("from_done", "Files sent", Shown.NUMBER, hint="Files that arrived from there"),
+    Column("from_done_bytes", "Volume sent", Shown.BYTES),
     Column("from_efficiency", "Efficiency as source", Shown.SHARE),
     Column("from_waiting", "Waiting there", Shown.NUMBER),
-    Column("to_done", "Received", Shown.NUMBER, hint="Files that arrived there"),
-    Column("to_done_bytes", "Received, volume", Shown.BYTES),
+    Column("to_done", "Files received", Shown.NUMBER),
+    Column("to_done_bytes", "Volume received", Shown.BYTES),
     Column("to_efficiency", "Efficiency as destination", Shown.SHARE),
     Column("to_waiting", "Waiting for it", Shown.NUMBER),
     Column("to_in_flight", "On the way to it", Shown.NUMBER),
@@ -73,7 +73,7 @@ def site_page(page: Looking, _: Operator, conn: Catalogue, site: SiteText) -> Re
     ends = {end: totals(conn, period, Of(kind, site)) for end, kind in _ENDS.items()}
     links = [row for row in link_rows(page, conn, found) if site in (row["source"], row["destination"])]
     conditions = Conditions(conn, page.now)
-    touching = conditions.of_either_end(site)
+    touching = conditions.touching_site(site)
     tables = [
         page.table(
             "links", f"Its links, {page.span.words}", _LINKS, links, sort=f"-{page.measure('done')}",
@@ -118,9 +118,9 @@ def _row(
     facts: SiteFacts, moved: dict[str, dict[str, Any]], queue: dict[str, Queue], conditions: Conditions
 ) -> dict[str, Any]:
     found = conditions.of_site(facts.site)
+    if facts.problem:
+        found.append(Condition("description fails", "warning", facts.problem))
     row: dict[str, Any] = {"site": facts.site, "conditions": found, "storage": facts.kind}
-    words = [one.word for one in found] + (["description fails"] if facts.problem else [])
-    row["condition"] = ", ".join(words) or "well"
     for end in _ENDS:
         counts = moved[end].get(facts.site)
         row |= {f"{end}_{name}": counts[name] if counts else 0 for name in ("done", "done_bytes")}

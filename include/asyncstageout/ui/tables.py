@@ -33,6 +33,8 @@ class Shown(StrEnum):
     SECONDS = "seconds"
     TIME = "time"
     STATE = "state"
+    CONDITIONS = "conditions"
+    """A list of :class:`asyncstageout.ui.conditions.Condition`; empty: all is well."""
 
     @property
     def is_quantity(self) -> bool:
@@ -98,7 +100,7 @@ def ordered(rows: Iterable[Row], sort: str) -> list[Row]:
     [2, 1, None]
     """
     name = sort.lstrip("-")
-    known, unknown = [], []
+    known, unknown = list[Row](), list[Row]()
     for row in rows:
         (unknown if row[name] is None else known).append(row)
     return sorted(known, key=lambda row: row[name], reverse=sort.startswith("-")) + unknown
@@ -137,4 +139,4 @@ def _cell(value: Any) -> Any:
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, str) and _FORMULA.match(value):
         return f"'{value}"
-    return value
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -16,12 +16,12 @@ _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 def number(value: float | None) -> str | Markup:
     """Say a number.
 
-    >>> number(1234567), number(0.25)
-    ('1,234,567', '0.25')
+    >>> number(1234567), number(2.5)
+    ('1,234,567', '2.5')
     """
     if value is None:
         return NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 def short(value: float | None) -> str | Markup:
@@ -65,8 +65,8 @@ def duration(seconds: float | None) -> str | Markup:
     if seconds is None:
         return NOTHING
     if seconds < 10:
-        return f"{seconds:.1f} s"
-    rest, parts = round(seconds), []
+        return f"{seconds:.1f} s" if seconds else "0 s"
+    rest, parts = round(seconds), list[tuple[int, str]]()
     for length, unit in _STEPS:
         count, rest = divmod(rest, length)
         if count or parts:

@@ -43,10 +43,10 @@ def pages(house: APIHouse) -> FastAPI:
 @pytest.fixture
 def room(house: APIHouse) -> Iterator[Room]:
     """Return a browser without a script, as this user; None: as nobody. Paths begin with /stageout."""
+    app = mounted(create_room(house))
     with ExitStack() as clients:
 
         def looking_as(name: str | None = "olga", **options: bool) -> TestClient:
-            app = mounted(create_room(house))
             client = clients.enter_context(TestClient(app, base_url=BASE, follow_redirects=False, **options))
             if name is not None:
                 client.cookies.set("who", name)

@@ -116,7 +116,7 @@ def restricting(what: str, **area: str) -> Action:
         "restrict", "Pause or drain", "/restrictions",
         f"Stops or refuses files of {what}, from the next cycle on. What FTS already has goes on.",
         (
-            Field("mode", "What", "choice", required=True, value="pause", choices=MODES),
+            Field("mode", "What", "choice", value="pause", choices=MODES),
             Field("ends_at", "For how long", "lasting", value="7200", choices=LASTING),
             REASON,
         ),

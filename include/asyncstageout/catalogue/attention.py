@@ -183,7 +183,7 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
         ):
             yield Attention(
                 Severity.WARNING,
-                f"Nobody has asked FTS server {server.name} about its {view.open_jobs:,} open jobs lately",
+                f"Nobody has asked FTS server {server.name} about its {_many(view.open_jobs, 'open job')} lately",
                 about,
                 view.checked_at,
                 "Is stageout_sense paused?",
@@ -193,12 +193,12 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
 def _jobs(conn: Connection, _: datetime) -> Iterator[Attention]:
     if count := unconfirmed_jobs(conn):
         yield Attention(
-            Severity.WARNING, f"{count:,} jobs that FTS does not confirm for 10 minutes", About("jobs"), None,
+            Severity.WARNING, f"{_many(count, 'job')} that FTS does not confirm for 10 minutes", About("jobs"), None,
             "runbooks/unconfirmed-jobs.md",
         )  # fmt: skip
     if count := unpolled_jobs(conn):
         yield Attention(
-            Severity.WARNING, f"{count:,} jobs at FTS that nobody asks about", About("jobs"), None,
+            Severity.WARNING, f"{_many(count, 'job')} at FTS that nobody asks about", About("jobs"), None,
             "runbooks/unpolled-jobs.md",
         )  # fmt: skip
 
@@ -277,7 +277,7 @@ def _descriptions(conn: Connection, _: datetime) -> Iterator[Attention]:
 def _intake(conn: Connection, now: datetime) -> Iterator[Attention]:
     for source, count, taken_at, problem in conn.execute(_OBJECTS, {"since": now - timedelta(days=1)}):
         yield Attention(
-            Severity.WARNING, f"{count:,} objects of source {source} were put aside: {problem}",
+            Severity.WARNING, f"{_many(count, 'object')} of source {source} put aside: {problem}",
             About("nothing"), taken_at, "runbooks/intake.md",
         )  # fmt: skip
 
@@ -290,9 +290,13 @@ def _partitions(conn: Connection, now: datetime) -> Iterator[Attention]:
         )  # fmt: skip
     if count := strays(conn):
         yield Attention(
-            Severity.NOTE, f"{count:,} rows lie in the default partitions", About("nothing"), None,
+            Severity.NOTE, f"In the default partitions: {_many(count, 'row')}", About("nothing"), None,
             "`aso migrate` moves them.",
         )  # fmt: skip
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 LOOKS: tuple[Callable[[Connection, datetime], Iterator[Attention]], ...] = (

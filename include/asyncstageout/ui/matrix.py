@@ -17,7 +17,7 @@ LEVELS = 6
 """Steps of darkness; each is in the style sheet."""
 Show = Literal["volume", "efficiency", "waiting", "in_flight", "oldest"]
 SHOWS: Mapping[Show, str] = {
-    "volume": "Volume",
+    "volume": "Done",
     "efficiency": "Efficiency",
     "waiting": "Waiting",
     "in_flight": "In flight",

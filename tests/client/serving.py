@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 STARTS_WITHIN_S = 20
 
 
-def mounted(app: FastAPI) -> Starlette:
+def mounted(app: ASGIApp) -> Starlette:
     """Return the application where the plugin puts it."""
     return Starlette(routes=[Mount("/stageout", app=app)])
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: ASGIApp) -> Iterator[str]:
     """Serve an application; yield its URL."""
     server = uvicorn.Server(uvicorn.Config(mounted(app), port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)

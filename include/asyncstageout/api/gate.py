@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asyncstageout.api.callers import APIHouse, Callers
 from asyncstageout.api.limits import FORM, JSON_LIKE, Buckets, limited, too_large
-from asyncstageout.api.problems import TOLD, Problem, answer
+from asyncstageout.api.problems import TOLD, Problem, Respond, answer
 
 OPEN_PATHS = ("/api/v1/health",)
 """Ends of paths that anybody may ask for: they tell no secret."""
@@ -19,8 +19,8 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 class Gate:
     """ASGI middleware: nothing of a request's body is read before it is known who sends it."""
 
-    def __init__(self, app: ASGIApp, house: APIHouse) -> None:
-        self._app, self._limits = app, house.limits
+    def __init__(self, app: ASGIApp, house: APIHouse, respond: Respond = answer) -> None:
+        self._app, self._limits, self._respond = app, house.limits, respond
         self._callers = Callers(house)
         self._buckets = Buckets(house.limits.rates, house.clock)
 
@@ -33,7 +33,8 @@ class Gate:
             most_bytes = await self._admit(request)
         except tuple(TOLD) as error:
             read = next(TOLD[kind] for kind in type(error).__mro__ if kind in TOLD)
-            await answer(request, read(request, error))(scope, receive, _with_headers(send))
+            refusal = self._respond(request, read(request, error), None)
+            await refusal(scope, receive, _with_headers(send))
             return
         await self._app(scope, limited(receive, most_bytes), _with_headers(send))
 

@@ -15,7 +15,7 @@ from psycopg.errors import QueryCanceled
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from asyncstageout.catalogue.config_changes import UnknownSite
 from asyncstageout.catalogue.pool import CatalogueBusy
@@ -110,6 +110,10 @@ def answer(request: Request, error: HTTPException, error_id: str | None = None) 
     )
 
 
+Respond = Callable[[Request, HTTPException, str | None], Response]
+"""Makes an answer of an error, and of the id under which the log tells more of it."""
+
+
 def malformed(error: RequestValidationError) -> Problem:
     """Return what a client is told whose request does not fit: 400 if it is no JSON, else 422."""
     found = error.errors()
@@ -188,28 +192,30 @@ TOLD: dict[type[Exception], Callable[[Request, Exception], HTTPException]] = {
 """What is raised in a route -> what is answered. Everything else is a defect: 500."""
 
 
-def tell(app: FastAPI) -> None:
-    """Have an application answer every error as a problem."""
+def tell(app: FastAPI, respond: Respond = answer) -> None:
+    """Have an application answer every error as a problem, or as ``respond`` does."""
     for kind, read in TOLD.items():
-        app.add_exception_handler(kind, _handler(read))
-    app.add_exception_handler(Exception, defect)
+        app.add_exception_handler(kind, _handler(read, respond))
+    app.add_exception_handler(Exception, _handler_of_defects(respond))
 
 
 def _handler(
-    read: Callable[[Request, Exception], HTTPException],
-) -> Callable[[Request, Exception], JSONResponse]:
-    def respond(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, read(request, error))
-
-    return respond
+    read: Callable[[Request, Exception], HTTPException], respond: Respond
+) -> Callable[[Request, Exception], Response]:
+    return lambda request, error: respond(request, read(request, error), None)
 
 
-def defect(request: Request, error: Exception) -> JSONResponse:
-    """Answer 500 with an id under which the log has the rest."""
-    error_id = str(uuid4())
-    logger.error("error %s: %s %s", error_id, request.method, request.url.path, exc_info=error)
-    problem = Problem(500, "A defect of the service; its operators find it by the error_id.", kind="defect")
-    return answer(request, problem, error_id)
+def _handler_of_defects(respond: Respond) -> Callable[[Request, Exception], Response]:
+    def defect(request: Request, error: Exception) -> Response:
+        """Answer 500 with an id under which the log has the rest."""
+        error_id = str(uuid4())
+        logger.error("error %s: %s %s", error_id, request.method, request.url.path, exc_info=error)
+        problem = Problem(
+            500, "A defect of the service; its operators find it by the error_id.", kind="defect"
+        )
+        return respond(request, problem, error_id)
+
+    return defect
 
 
 def described(schema: dict[str, Any]) -> dict[str, Any]:

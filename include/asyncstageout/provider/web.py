@@ -1,4 +1,4 @@
-"""The REST API inside Airflow's api-server: its users, its connections."""
+"""The pages and the REST API inside Airflow's api-server: its users, its connections."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 from psycopg import Connection
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from asyncstageout.api.app import API, create_app
 from asyncstageout.api.callers import APIHouse, has_bearer, not_authenticated
 from asyncstageout.api.front_end import FrontEnd, checked_key, read_key, speaks_for
 from asyncstageout.catalogue.connection import prepared
 from asyncstageout.catalogue.pool import CataloguePool
 from asyncstageout.core.callers import Caller, Role
 from asyncstageout.provider.running import CATALOGUE_CONN_ID
+from asyncstageout.ui.app import create_room
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,10 @@ FRONT_END_FRESH_S = 60.0
 
 
 @cache
-def stageout_api() -> API:
+def stageout_room() -> Starlette:
     """Return the application of this process."""
     pool = CataloguePool(open_catalogue)
-    return create_app(APIHouse(catalogue=pool.connection, authenticate=Authentication(front_end).caller))
+    return create_room(APIHouse(catalogue=pool.connection, authenticate=Authentication(front_end).caller))
 
 
 def open_catalogue() -> Connection:

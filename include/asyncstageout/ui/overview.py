@@ -1,0 +1,122 @@
+"""*Overview*: how things are, and what needs a person now. Users see the same of their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from psycopg import Connection
+
+from asyncstageout.api.callers import Catalogue
+from asyncstageout.api.scopes import visible_to
+from asyncstageout.catalogue.attention import About, attention
+from asyncstageout.catalogue.queues import own_files, queues
+from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
+from asyncstageout.core.delays import Delay
+from asyncstageout.ui import failures, places
+from asyncstageout.ui.charts import Chart, columns, delay_lines
+from asyncstageout.ui.page import Looking, Page
+from asyncstageout.ui.tables import Column, Row, Shown
+from asyncstageout.ui.words import bytes_, number
+
+router = APIRouter()
+
+ENDINGS = {"done": "done", "failed": "failed for good", "killed": "killed"}
+LISTED = 10
+
+_LINKS = (
+    Column("link", "Link", place=lambda row: places.link(row["subject"], row["other"])),
+    Column("done", "Done", Shown.NUMBER),
+    Column("done_bytes", "Volume", Shown.BYTES),
+    Column("attempts_failed", "Failed attempts", Shown.NUMBER),
+    Column("efficiency", "Efficiency", Shown.SHARE, hint="Attempts in FTS that went well"),
+)
+_TASKS = (
+    Column("subject", "Task", Shown.CODE),
+    Column("arrived", "Arrived", Shown.NUMBER),
+    Column("done", "Done", Shown.NUMBER),
+    Column("failed", "Failed for good", Shown.NUMBER),
+    Column("attempts_failed", "Failed attempts", Shown.NUMBER),
+)
+
+
+@router.get("/", name="overview")
+def overview(page: Looking, conn: Catalogue) -> Response:
+    """Show how things are: of everything to operators, of his own files to a user."""
+    usernames = visible_to(page.caller)
+    of = EVERYTHING if usernames is None else Of(Kind.USER, usernames=usernames)
+    found = totals(conn, page.span.whole(page.now), of)
+    charts = (throughput(page, conn, of), delays(page, conn, of))
+    category = page.table(
+        "failures", f"Failed attempts by category, {page.span.words}", failures.COLUMNS,
+        failures.by_category(found["failures"]), sort="-attempts",
+        empty="No attempt failed. A longer time may show some.",
+    )  # fmt: skip
+    if usernames is None:
+        return page.show(
+            "overview.html", title="Overview", tables=[_busiest(page, conn), category], found=found,
+            charts=charts, queues=queues(conn), own=None, needs=attention(conn, page.now), place_of=place_of,
+        )  # fmt: skip
+    return page.show(
+        "overview.html", title="Your files", tables=[_tasks(page, conn, usernames), category], found=found,
+        charts=charts, queues=None, own=own_files(conn, usernames), needs=(), place_of=place_of,
+    )  # fmt: skip
+
+
+def throughput(
+    page: Page, conn: Connection, of: Of, *, name: str = "throughput", title: str = "Ended"
+) -> Chart:
+    """Return how many files, or bytes, ended over time, and how."""
+    period = page.span.pieces(page.now, of.kind)
+    measures = {name: (words, page.measure(name)) for name, words in ENDINGS.items()}
+    say, unit = (number, "files") if page.unit == "files" else (bytes_, "bytes")
+    return columns(
+        name, f"{title}, in {unit}", period, over_time(conn, period, of), measures=measures, say=say
+    )
+
+
+def delays(page: Page, conn: Connection, of: Of) -> Chart:
+    """Return how long files took from their arrival to DONE, over time."""
+    period = page.span.by_hours(page.now)
+    rows = over_time(conn, period, of, delays=(Delay.DONE_AFTER,))
+    return delay_lines("delays", "From arrival to done", period, rows, Delay.DONE_AFTER)
+
+
+def place_of(page: Page, about: About) -> str | None:
+    """Return the address where to look, or None if the pages do not show it."""
+    match about.kind:
+        case "link":
+            return page.url(places.link(*about.names))
+        case "site":
+            return page.url(places.site(*about.names))
+        case "jobs":
+            return page.url(places.path("links", show="in_flight"))
+        case "sites":
+            return page.url(places.SITES)
+        case "step":
+            dag_id, run_id, task_id, map_index = about.names
+            mapped = ("mapped", map_index) if map_index != "-1" else ()
+            return page.airflow(places.path("dags", dag_id, "runs", run_id, "tasks", task_id, *mapped))
+    return None
+
+
+def _busiest(page: Page, conn: Connection) -> Any:
+    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.LINK), order=page.unit, limit=LISTED)
+    return page.table(
+        "links", f"Busiest links, {page.span.words}", _LINKS, [_named(row) for row in rows],
+        sort=f"-{page.measure('done')}", empty="Nothing moved in this time. A longer one may show more.",
+    )  # fmt: skip
+
+
+def _named(row: Row) -> dict[str, Any]:
+    return {**row, "link": f"{row['subject']} → {row['other']}"}
+
+
+def _tasks(page: Page, conn: Connection, usernames: Collection[str]) -> Any:
+    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.TASK, usernames=usernames), limit=LISTED)
+    return page.table(
+        "tasks", f"Your busiest tasks, {page.span.words}", _TASKS, rows, sort="-arrived",
+        empty="Nothing of yours moved in this time. A longer one may show more.",
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Makes HTML of templates, and says what a browser may do with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from asyncstageout.ui import places
+from asyncstageout.ui.assets import ASSETS
+from asyncstageout.ui.navigation import PAGES
+from asyncstageout.ui.spans import SPANS
+from asyncstageout.ui.tables import Shown
+from asyncstageout.ui.words import FILTERS
+
+HEADERS = {
+    # Nothing from elsewhere, no script or style in the page itself; only Airflow's page may frame it.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Vary": "Cookie, Sec-Fetch-Dest",
+}
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("asyncstageout.ui"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_TEMPLATES.filters |= FILTERS
+_TEMPLATES.globals |= {
+    "places": places, "assets": ASSETS, "pages": PAGES, "Shown": Shown,
+    "span_choices": [(name, name) for name in SPANS],
+}  # fmt: skip
+
+
+def rendered(template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+    """Return a page."""
+    return HTMLResponse(_TEMPLATES.get_template(template).render(context), status, headers=HEADERS)

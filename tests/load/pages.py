@@ -1,0 +1,111 @@
+"""How long pages take when ten million files wait: ``python -m load.pages [files] [history]``, from ``tests``.
+
+Makes a Postgres of its own in a temporary folder (about 1.3 kB of disk per waiting file, 600 bytes per past one) and
+deletes it afterwards. Says for each page the median of what the server takes, and what of it is its own CPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from time import perf_counter, process_time
+
+from psycopg import Connection
+from starlette.testclient import TestClient
+
+from asyncstageout.api.callers import APIHouse
+from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.measures import COUNTS, DELAYS
+from asyncstageout.catalogue.partitions import ensure_month
+from asyncstageout.catalogue.pool import CataloguePool
+from asyncstageout.catalogue.rollups import DAY, HOUR
+from asyncstageout.ui.app import create_room
+from client.serving import mounted
+from load.bodies import SITES
+from load.history import fill
+from load.queue import MEMORY, seed
+from load.server import loaded_catalogue, say
+from ui.serving import UNLIMITED, by_cookie
+
+FILES = 10_000_000
+TRIES = 5
+DAYS, HOURS = 30, 8 * 24
+LINK = f"{SITES[1]}/{SITES[34]}"
+PAGES = (
+    "/", "/?range=1h", "/?range=7d", "/?range=30d", "/links", "/links?range=30d&show=waiting&sites=60",
+    f"/links/{LINK}", f"/links/{LINK}?range=30d", "/sites", "/sites?range=30d", f"/sites/{SITES[1]}?range=30d",
+)  # fmt: skip
+"""A new page is one more here."""
+
+# On every link something happens in every hour.
+_COUNTS = f"""
+INSERT INTO statistic_{{table}} (kind, at, subject, other, {", ".join(COUNTS)}, failures, {", ".join(DELAYS)})
+SELECT k.kind::statistic_kind, t.at, k.subject, k.other, {", ".join("100" for _ in COUNTS)},
+    '{{{{"quota": 50, "transfer": 50}}}}', {", ".join("'{{{{10,50}},{{20,40}},{{30,10}}}}'" for _ in DELAYS)}
+FROM generate_series(%(start)s::timestamptz, %(end)s, %(step)s) AS t(at) CROSS JOIN (
+    SELECT 'total' AS kind, '' AS subject, '' AS other
+    UNION ALL SELECT 'link', a, b FROM unnest(%(sites)s::text[]) a, unnest(%(sites)s::text[]) b
+    UNION ALL SELECT e, a, '' FROM unnest(%(sites)s::text[]) a, unnest('{{{{source,destination}}}}'::text[]) e
+) k
+"""
+
+
+def main(files: int = FILES, history: int = 0) -> None:
+    with (
+        loaded_catalogue(durable=False, settings=MEMORY) as loaded,
+        connect(loaded.url) as conn,
+    ):
+        started_s = perf_counter()
+        fill(conn, history)
+        seed(conn, files)
+        _count(conn)
+        say(f"{files:,} files wait, {history:,} ended, made in {perf_counter() - started_s:,.0f} s")
+        pool = CataloguePool(lambda: connect(loaded.url))
+        house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
+        room = TestClient(mounted(create_room(house)), cookies={"who": "olga"})
+        for page in PAGES:
+            _time(room, page)
+        pool.close()
+
+
+def _time(room: TestClient, page: str) -> None:
+    took, own = [], []
+    for _ in range(TRIES + 1):
+        started_s, used_s = perf_counter(), process_time()
+        answer = room.get(f"/stageout/ui{page}")
+        assert answer.status_code == 200, answer.text
+        took.append(perf_counter() - started_s)
+        own.append(process_time() - used_s)
+    size = len(answer.content)
+    say(
+        f"{median(took[1:]) * 1000:6.0f} ms, CPU {median(own[1:]) * 1000:4.0f} ms, {size / 1000:5.0f} kB  {page}"
+    )
+
+
+def _count(conn: Connection) -> None:
+    now = datetime.now(UTC)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    midnight = hour.replace(hour=0)
+    for month in sorted({(now - number * DAY).date().replace(day=1) for number in range(DAYS + 2)}):
+        ensure_month(conn, ("statistic_hour", "statistic_day"), month)
+    for table, start, end, step in (
+        ("day", midnight - DAYS * DAY, midnight - DAY, DAY),
+        ("hour", hour - HOURS * HOUR, hour - HOUR, HOUR),
+    ):
+        conn.execute(_COUNTS.format(table=table), {"start": start, "end": end, "step": step, "sites": SITES})
+    conn.execute(
+        "INSERT INTO rolled_hour (hour, until, events, step_run)"
+        " SELECT h, h + interval '1 hour', 0, 1 FROM generate_series(%s::timestamptz, %s, '1 hour') h",
+        (midnight - DAYS * DAY, hour - HOUR),
+    )
+    conn.execute(
+        "INSERT INTO rolled_hour (hour, until, events, step_run) VALUES (%s, %s, 0, 1) ON CONFLICT DO NOTHING",
+        (hour, max(now - timedelta(minutes=1), hour + timedelta(seconds=1))),
+    )
+    for table in ("statistic_hour", "statistic_day"):
+        conn.execute(f"VACUUM ANALYZE {table}")
+
+
+if __name__ == "__main__":
+    main(*(int(float(size)) for size in sys.argv[1:]))

@@ -1,0 +1,340 @@
+"""What holds for every page: who may look, what a browser may run, errors, tables, files; each on its own data."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from types import ModuleType
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi import FastAPI
+from psycopg import Connection
+from starlette.testclient import TestClient
+
+from api.test_authorisation import needs, routes
+from asyncstageout.api.callers import Catalogue, an_operator, who_asks
+from asyncstageout.catalogue.fts_servers import note_contact
+from asyncstageout.catalogue.link_health import open_breaker
+from asyncstageout.catalogue.restrictions import Area, restrict
+from asyncstageout.core.planning import Link
+from asyncstageout.core.restrictions import Mode
+from asyncstageout.ui import charts, places, tables, words
+from asyncstageout.ui.assets import ASSETS
+from asyncstageout.ui.page import Looking
+from asyncstageout.ui.spans import SPANS
+from asyncstageout.ui.tables import Column, Shown
+from fixtures.catalogue import Add, Plan, record
+from ui.conftest import UI, Room
+from ui.reading import Element, read
+
+HOSTILE = "<script>alert(1)</script>\"' onload=x"
+LINK = ("T2_IT_Bari", "T2_CH_CERN")
+
+OPERATORS_ONLY = {
+    "/links": "/links",
+    "/links/{source}/{destination}": "/links/T2_IT_Bari/T2_CH_CERN",
+    "/sites": "/sites",
+    "/sites/{site}": "/sites/T2_IT_Bari",
+}
+EVERYBODYS = {"/": "/", "/assets/{name}": f"/assets/{ASSETS['stageout.css'].name}"}
+PAGES = ["/", *OPERATORS_ONLY.values()]
+"""A new page is one more line in one of these."""
+
+
+def page_of(client: TestClient, path: str, status: int = 200) -> Element:
+    answer = client.get(UI + path)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    return read(answer.text)
+
+
+# --- who may look ---
+
+
+def test_every_route_is_in_a_table(pages: FastAPI) -> None:
+    assert {route.path for _, route in routes(pages)} == OPERATORS_ONLY.keys() | EVERYBODYS.keys()
+
+
+def test_every_route_says_who_may(pages: FastAPI) -> None:
+    found = dict.fromkeys(OPERATORS_ONLY, True) | dict.fromkeys(EVERYBODYS, False)
+    for method, route in routes(pages):
+        assert method == "GET", "pages change nothing: the REST API does"
+        assert needs(route.dependant, who_asks), route.path
+        assert needs(route.dependant, an_operator) == found[route.path], route.path
+
+
+def test_nobody_is_sent_to_log_in_and_comes_back(room: Room) -> None:
+    for path in (*PAGES, "/nothing"):
+        answer = room(None).get(f"{UI}{path}?range=1h")
+        assert answer.status_code == 303
+        wanted = f"{UI}{path}?range=1h".replace("/", "%2F").replace("?", "%3F").replace("=", "%3D")
+        assert answer.headers["location"] == f"/api/v2/auth/login?next={wanted}"
+    assert room(None).post(f"{UI}/").status_code == 401
+
+
+def test_the_address_without_a_slash_leads_in(room: Room) -> None:
+    assert room().get(UI).headers["location"].endswith(f"{UI}/")
+
+
+def test_users_see_no_page_of_operators(room: Room) -> None:
+    for path in OPERATORS_ONLY.values():
+        refused = page_of(room("alice"), path, 403)
+        assert "alice is no operator." in refused.text
+        assert page_of(room("olga"), path).one("h1").text
+
+
+def test_users_see_their_own_files(room: Room, add: Add) -> None:
+    add(record(1), record(2), record(3, username="bob"))
+    hers = page_of(room("alice"), "/")
+    assert hers.one("h1").text == "Your files"
+    assert tile(hers, "Waiting").startswith("2 ")
+    assert "Needs a person" not in hers.text
+    assert [link.text for link in hers.one("nav").all("a")] == ["Overview"]
+    everything = page_of(room("olga"), "/")
+    assert tile(everything, "Waiting").startswith("3 ")
+
+
+def tile(page: Element, label: str) -> str:
+    (found,) = [one for one in page.all("div") if one.attributes.get("class", "").startswith("tile")
+                and one.all("dt")[0].text == label]  # fmt: skip
+    return " ".join(one.text for one in found.all("dd"))
+
+
+# --- what a browser may do with a page ---
+
+
+def test_a_page_runs_nothing_but_our_script(room: Room, add: Add) -> None:
+    add(record(1))
+    for path in PAGES:
+        answer = room().get(UI + path)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'self'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-store"
+        for element in read(answer.text).all():
+            assert not any(name.startswith("on") or name == "style" for name in element.attributes)
+            assert element.tag != "style"
+            if element.tag == "script":
+                assert element.attributes["src"].startswith(f"{UI}/assets/stageout.")
+                assert not element.children
+            for name in ("href", "src", "action"):
+                assert element.attributes.get(name, "/").startswith(("/", "#")), element.attributes
+
+
+def test_assets_stay_in_the_browser(room: Room) -> None:
+    for asset in ASSETS.values():
+        answer = room("alice").get(f"{UI}/assets/{asset.name}")
+        assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        assert answer.headers["content-type"].split(";")[0] == asset.media_type
+        assert answer.content == asset.body
+    assert room().get(f"{UI}/assets/stageout.000000000000.css").status_code == 404
+    assert room().get(f"{UI}/assets/..%2fapp.py").status_code in (404, 422)
+
+
+def test_what_people_write_stays_text(room: Room, conn: Connection, submitted: Plan, add: Add) -> None:
+    add(record(1))
+    submitted()
+    restrict(conn, Mode.PAUSE, Area(source=LINK[0], destination=LINK[1]), reason=HOSTILE, by=HOSTILE)
+    open_breaker(conn, Link(*LINK), reason=HOSTILE, openings=1, wait_s=600)
+    note_contact(conn, "fts", HOSTILE, datetime.now(UTC), refused=True)
+    for path in (*PAGES, f"/links?q={HOSTILE}"):
+        page = page_of(room(), path)
+        assert {script.attributes["src"] for script in page.all("script")} == {
+            f"{UI}/assets/{ASSETS['stageout.js'].name}"
+        }
+        assert not any("onload" in element.attributes for element in page.all())
+    assert HOSTILE in page_of(room(), "/links/T2_IT_Bari/T2_CH_CERN").text
+
+
+def test_a_framed_page_has_no_way_back_of_its_own(room: Room) -> None:
+    def back(**headers: str) -> list[Element]:
+        page = read(room().get(f"{UI}/", headers=headers).text)
+        return page.one("header").all("a", href="/")
+
+    assert [link.text for link in back()] == ["Airflow"]
+    assert back(**{"Sec-Fetch-Dest": "iframe"}) == []
+
+
+# --- errors are pages ---
+
+
+WRONG = (
+    ("/nothing", 404, "Not Found"),
+    ("/sites/T2_XX_Nowhere", 404, "There is no site T2_XX_Nowhere."),
+    ("/links/T2_IT_Bari/T2_XX_Nowhere", 404, "There is no site T2_XX_Nowhere."),
+    ("/?range=2h", 422, "range"),
+    ("/links?links.sort=x", 422, "links.sort cannot be x."),
+    ("/links?links.page=0", 422, "links.page cannot be 0."),
+    ("/links?links.page=7", 422, "links.page cannot be 7."),
+    ("/sites?format=csv&table=x", 404, "This page has no table x."),
+    (f"/sites/{HOSTILE}", 404, "Not Found"),
+)
+
+
+def test_errors_are_pages(room: Room) -> None:
+    for path, status, said in WRONG:
+        page = page_of(room(), path, status)
+        assert said in page.one("main").text
+        assert page.one("nav")
+
+
+def test_what_the_catalogue_cannot_do_is_a_page(pages: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    @pages.get("/away")
+    def away(_: Looking) -> None:
+        raise psycopg.OperationalError("password of the server")
+
+    @pages.get("/slow")
+    def slow(_: Looking, conn: Catalogue) -> None:
+        conn.execute("SET statement_timeout = '10ms'")
+        conn.execute("SELECT pg_sleep(5)")
+
+    @pages.get("/broken")
+    def broken(_: Looking) -> None:
+        raise RuntimeError("secret of the house")
+
+    client = TestClient(pages, raise_server_exceptions=False, cookies={"who": "olga"})
+    for path, status, said in (
+        ("/away", 503, "The catalogue does not answer"),
+        ("/slow", 503, "needs too long"),
+        ("/broken", 500, "A defect of the service"),
+    ):
+        answer = client.get(path)
+        assert answer.status_code == status
+        assert said in read(answer.text).one("main").text
+        assert "secret" not in answer.text
+        assert "password" not in answer.text
+    error_id = read(client.get("/broken").text).one("main").all("code")[0].text
+    assert error_id in caplog.text
+
+
+# --- tables ---
+
+ROWS = [
+    {"name": f"n{number:03d}", "files": None if number % 50 == 7 else number, "at": datetime(2026, 11, 1, tzinfo=UTC)}
+    for number in range(120)
+]  # fmt: skip
+COLUMNS = (
+    Column("name", "Name", place=lambda row: places.site(row["name"])),
+    Column("files", "Files", Shown.NUMBER),
+    Column("at", "When", Shown.TIME),
+)
+
+
+@pytest.fixture
+def tabular(pages: FastAPI) -> Callable[[str], Any]:
+    """Return what asks a page with one table of 120 rows, shown by the template of the sites."""
+
+    @pages.get("/tabular")
+    def tabular(page: Looking, only: str = "") -> Any:
+        rows = [row for row in ROWS if only in str(row["name"])]
+        table = page.table("sites", "Numbers", COLUMNS, rows, sort="-files", empty="There is nothing.")
+        return page.show("sites.html", title="T", tables=[table], q="")
+
+    client = TestClient(pages, cookies={"who": "olga"})
+    return lambda query: client.get(f"/tabular{query}")
+
+
+def test_a_table_is_sorted_and_paged(tabular: Callable[[str], Any]) -> None:
+    first = read(tabular("?range=1h").text)
+    rows = first.one("table").rows()
+    assert len(rows) == 50
+    assert rows[0][:2] == ["n119", "119"]
+    assert "1 to 50 of 120" in first.text
+    assert [head.attributes.get("aria-sort") for head in first.all("th", scope="col")] == [
+        None,
+        "descending",
+        None,
+    ]
+    names, files, _ = [head.one("a").attributes["href"] for head in first.all("th", scope="col")]
+    assert names == "/tabular?range=1h&sites.sort=name#sites"
+    assert files == "/tabular?range=1h&sites.sort=files#sites"
+    (onward,) = first.all("a", rel="next")
+    assert onward.attributes["href"] == "/tabular?range=1h&sites.page=2#sites"
+
+    last = read(tabular("?sites.page=3").text)
+    assert [row[1] for row in last.one("table").rows()][-3:] == ["–", "–", "–"], (
+        "what is not known comes last"
+    )
+    assert not last.all("a", rel="next")
+    assert last.one("a", rel="prev").attributes["href"] == "/tabular?sites.page=2#sites"
+    link = read(tabular("?sites.sort=name&range=7d").text).one("tbody").all("a")[0]
+    assert (link.text, link.attributes["href"]) == ("n000", "/sites/n000?range=7d")
+
+
+def test_a_table_is_a_file_too(tabular: Callable[[str], Any]) -> None:
+    answer = tabular("?format=csv&sites.sort=name&sites.page=2")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"].startswith('attachment; filename="stageout-sites-')
+    rows = list(csv.reader(io.StringIO(answer.text)))
+    assert rows[:2] == [["name", "files", "at"], ["n000", "0", "2026-11-01T00:00:00Z"]]
+    assert len(rows) == 121, "all rows, whatever page is shown"
+    assert rows[8] == ["n007", "", "2026-11-01T00:00:00Z"]
+
+
+def test_a_file_is_for_those_who_may_see_the_page(room: Room) -> None:
+    assert room("alice").get(f"{UI}/links?format=csv").status_code == 403
+    assert room(None).get(f"{UI}/links?format=csv").status_code == 303
+
+
+def test_an_empty_table_says_what_that_means(tabular: Callable[[str], Any]) -> None:
+    page = read(tabular("?only=x").text)
+    assert "There is nothing." in page.text
+    assert not page.all("table")
+
+
+def test_pages_of_an_empty_catalogue_say_so(room: Room, conn: Connection) -> None:
+    conn.execute("DELETE FROM fts_server")
+    for span, path in product(SPANS, PAGES):
+        page = page_of(room(), f"{path}?range={span}&unit=bytes")
+        assert "Nothing" in page.text or "No " in page.text or path == "/sites"
+
+
+# --- what the pages say ---
+
+
+def test_a_paused_link_says_so_on_every_page(room: Room, conn: Connection, add: Add) -> None:
+    add(record(1))
+    restrict(conn, Mode.PAUSE, Area(site=LINK[0]), reason="disk full", by="olga",
+             ends_at=datetime.now(UTC) + timedelta(minutes=30))  # fmt: skip
+    overview = page_of(room(), "/")
+    (item,) = [one for one in overview.all("li") if "disk full" in one.text]
+    assert item.one("a").attributes["href"] == f"{UI}/sites/T2_IT_Bari"
+    link = page_of(room(), "/links/T2_IT_Bari/T2_CH_CERN")
+    assert "paused" in link.one("h1").text
+    assert "disk full" in link.text
+    assert [button.text for button in link.all("button") if button.attributes.get("data-opens")] == [
+        "Pause or drain…", "Lift…",
+    ]  # fmt: skip
+    (row,) = page_of(room(), "/links?only=restricted").one(id="links").rows()
+    assert row[:3] == ["T2_IT_Bari", "T2_CH_CERN", "paused"]
+    assert page_of(room(), "/links?only=trouble").one(id="links").all("table") == []
+    rows = {row[0]: row[1] for row in page_of(room(), "/sites").one("table").rows()}
+    assert rows["T2_IT_Bari"] == "paused"
+    assert rows["T2_CH_CERN"] == "well"
+
+
+def test_the_matrix_shows_what_waits(room: Room, add: Add) -> None:
+    add(*(record(number) for number in range(3)), record(9, source="T2_US_MIT"))
+    matrix = page_of(room(), "/links?show=waiting").one(id="matrix")
+    assert [head.text for head in matrix.all("th", scope="col")] == ["T2_CH_CERN"]
+    assert matrix.rows() == [
+        ["T2_IT_Bari", "3 T2_IT_Bari to T2_CH_CERN"],
+        ["T2_US_MIT", "1 T2_US_MIT to T2_CH_CERN"],
+    ]
+    cell = matrix.all("td")[1].one("a")
+    assert cell.attributes["href"] == f"{UI}/links/T2_IT_Bari/T2_CH_CERN"
+    assert cell.attributes["title"].startswith("T2_IT_Bari → T2_CH_CERN: 0 files (0 B) done, 3 waiting")
+
+
+@pytest.mark.parametrize("module", [charts, places, tables, words])
+def test_examples(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0

@@ -183,7 +183,7 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
         ):
             yield Attention(
                 Severity.WARNING,
-                f"Nobody has asked FTS server {server.name} about its {_many(view.open_jobs, 'open job')} lately",
+                f"Nobody asks FTS server {server.name} about its {_many(view.open_jobs, 'open job')}",
                 about,
                 view.checked_at,
                 "Is stageout_sense paused?",
@@ -193,9 +193,12 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
 def _jobs(conn: Connection, _: datetime) -> Iterator[Attention]:
     if count := unconfirmed_jobs(conn):
         yield Attention(
-            Severity.WARNING, f"{_many(count, 'job')} that FTS does not confirm for 10 minutes", About("jobs"), None,
+            Severity.WARNING,
+            f"{_many(count, 'job')} that FTS has not confirmed for 10 minutes",
+            About("jobs"),
+            None,
             "runbooks/unconfirmed-jobs.md",
-        )  # fmt: skip
+        )
     if count := unpolled_jobs(conn):
         yield Attention(
             Severity.WARNING, f"{_many(count, 'job')} at FTS that nobody asks about", About("jobs"), None,

@@ -105,11 +105,11 @@ def test_jobs_that_nobody_looks_after(conn: Connection, add: Add, plan: Plan, su
     conn.execute("UPDATE fts_job SET submitted_at = now() - interval '11 min' WHERE state = 'SUBMITTED'")
     conn.execute("UPDATE transfer SET updated_at = now() - interval '11 min'")
     assert {one.sentence for one in attention(conn, datetime.now(UTC))} == {
-        "1 job that FTS does not confirm for 10 minutes", "1 job at FTS that nobody asks about",
+        "1 job that FTS has not confirmed for 10 minutes", "1 job at FTS that nobody asks about",
     }  # fmt: skip
     conn.execute("UPDATE fts_server_health SET checked_at = now() - interval '1 h'")
     sentences = [one.sentence for one in attention(conn, datetime.now(UTC))]
-    assert "Nobody has asked FTS server fts about its 2 open jobs lately" in sentences
+    assert "Nobody asks FTS server fts about its 2 open jobs" in sentences
 
 
 def test_breakers(conn: Connection) -> None:

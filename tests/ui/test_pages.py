@@ -22,6 +22,7 @@ from asyncstageout.api.callers import Catalogue, an_operator, who_asks
 from asyncstageout.catalogue.fts_servers import note_contact
 from asyncstageout.catalogue.link_health import open_breaker
 from asyncstageout.catalogue.restrictions import Area, restrict
+from asyncstageout.core.naming import request_id
 from asyncstageout.core.planning import Link
 from asyncstageout.core.restrictions import Mode
 from asyncstageout.ui import charts, places, tables, words
@@ -41,9 +42,19 @@ OPERATORS_ONLY = {
     "/links/{source}/{destination}": "/links/T2_IT_Bari/T2_CH_CERN",
     "/sites": "/sites",
     "/sites/{site}": "/sites/T2_IT_Bari",
+    "/users": "/users",
 }
-EVERYBODYS = {"/": "/", "/assets/{name}": f"/assets/{ASSETS['stageout.css'].name}"}
-PAGES = ["/", *OPERATORS_ONLY.values()]
+OF_FILES = {
+    "/users/{username}": "/users/alice",
+    "/tasks/{task}": "/tasks/261122_alice_task",
+    "/files/{file_id}": f"/files/{request_id(record(1)['source_lfn'])}",
+}
+"""Of alice's first file: without it they are not there."""
+EVERYBODYS = {
+    "/": "/", "/tasks": "/tasks", "/failures": "/failures", "/search": "/search", **OF_FILES,
+    "/assets/{name}": f"/assets/{ASSETS['stageout.css'].name}",
+}  # fmt: skip
+PAGES = ["/", "/tasks", "/failures", "/search", *OPERATORS_ONLY.values()]
 """A new page is one more line in one of these."""
 
 
@@ -95,7 +106,7 @@ def test_users_see_their_own_files(room: Room, add: Add) -> None:
     assert hers.one("h1").text == "Your files"
     assert tile(hers, "Waiting").startswith("2 ")
     assert "Needs a person" not in hers.text
-    assert [link.text for link in hers.one("nav").all("a")] == ["Overview"]
+    assert [link.text for link in hers.one("nav").all("a")] == ["Overview", "Tasks", "Failures"]
     everything = page_of(room("olga"), "/")
     assert tile(everything, "Waiting").startswith("3 ")
 
@@ -111,7 +122,7 @@ def tile(page: Element, label: str) -> str:
 
 def test_a_page_runs_nothing_but_our_script(room: Room, add: Add) -> None:
     add(record(1))
-    for path in PAGES:
+    for path in (*PAGES, *OF_FILES.values()):
         answer = room().get(UI + path)
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -146,7 +157,7 @@ def test_what_people_write_stays_text(room: Room, conn: Connection, submitted: P
     restrict(conn, Mode.PAUSE, Area(source=LINK[0], destination=LINK[1]), reason=HOSTILE, by=HOSTILE)
     open_breaker(conn, Link(*LINK), reason=HOSTILE, openings=1, wait_s=600)
     note_contact(conn, "fts", HOSTILE, datetime.now(UTC), refused=True)
-    for path in (*PAGES, f"/links?q={HOSTILE}"):
+    for path in (*PAGES, *OF_FILES.values(), f"/links?q={HOSTILE}", f"/search?q={HOSTILE}"):
         page = page_of(room(), path)
         assert {script.attributes["src"] for script in page.all("script")} == {
             f"{UI}/assets/{ASSETS['stageout.js'].name}"
@@ -295,7 +306,7 @@ def test_pages_of_an_empty_catalogue_say_so(room: Room, conn: Connection) -> Non
     conn.execute("DELETE FROM fts_server")
     for span, path in product(SPANS, PAGES):
         page = page_of(room(), f"{path}?range={span}&unit=bytes")
-        assert "Nothing" in page.text or "No " in page.text or path == "/sites"
+        assert "Nothing" in page.text or "No " in page.text or path in ("/sites", "/search", "/tasks")
 
 
 # --- what the pages say ---

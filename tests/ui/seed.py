@@ -155,6 +155,7 @@ class Life:
             noticed_at = ended_at + timedelta(seconds=self.random.uniform(1, 6))
             reason = self._reason(file)
             if reason is None:
+                file.failure = (None,) * 5
                 self._end(file, job, noticed_at, "DONE")
                 return
             known = classify(reason)

@@ -152,7 +152,7 @@ def _attempt_columns(page: Page) -> tuple[Column, ...]:
         Column("attempt", "Attempt", Shown.NUMBER),
         Column("state", "What came of it", Shown.STATE),
         Column("job", "FTS job", Shown.CODE, place=_job_place(page)),
-        Column("fts_server", "FTS server, and its monitor", out=monitored),
+        Column("fts_server", "FTS server", out=monitored, hint="Leads to its monitor"),
         Column("planned_at", "Planned", Shown.TIME),
         Column("ended_at", "Ended", Shown.TIME),
         Column("took_s", "Took", Shown.SECONDS),

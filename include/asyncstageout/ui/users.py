@@ -72,7 +72,8 @@ def user_page(
         tasks_table(page, conn, [username], "Tasks"),
         page.table(
             "reasons", f"Why his files failed, {page.span.words}", failures.OWN_REASONS,
-            failures.by_reason(look), sort="-attempts", per_page=10, empty="No file of his failed or waits for another attempt.",
+            failures.by_reason(look), sort="-attempts", per_page=10,
+            empty="No file of his failed or waits for another attempt.",
         ),
     ]  # fmt: skip
     return page.show(

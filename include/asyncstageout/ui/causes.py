@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -14,7 +14,7 @@ from psycopg import Connection
 from asyncstageout.api.callers import Catalogue
 from asyncstageout.api.scopes import refuse_stranger, visible_to
 from asyncstageout.catalogue.failed_attempts import Wanted, failed_attempts
-from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
+from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, failures_by_subject, over_time, totals
 from asyncstageout.core.failures import Category
 from asyncstageout.core.prospects import remedy
 from asyncstageout.ui import failures, places
@@ -27,7 +27,7 @@ router = APIRouter()
 
 DRAWN = 6
 """Categories with a colour of their own in the chart; all others are one."""
-MOST_SUBJECTS = 20_000
+MOST_AFFECTED = 1_000
 FILES_SHOWN = 200
 
 Site = Annotated[str, Query(max_length=255, pattern=r"^[A-Za-z0-9_.:/@\- ]*$")]
@@ -48,7 +48,6 @@ _PEOPLE = (
     Column("subject", "User", place=lambda row: row["place"], hint="Leads to why his files failed"),
     Column("failed_attempts", "Failed attempts", Shown.NUMBER),
     Column("share", "Of all these", Shown.SHARE),
-    Column("failed", "Failed for good", Shown.NUMBER, hint="Files, for whatever reason"),
     Column("most", "Most often"),
 )
 
@@ -169,54 +168,41 @@ def _trend(
 
 
 def _links(page: Page, conn: Connection, where: Where) -> Table:
-    period = page.span.whole(page.now)
     rows = {
-        (row["subject"], row["other"]): row
-        for of in where.links()
-        for row in by_subject(conn, period, of, order="failures", limit=MOST_SUBJECTS)
+        (row["subject"], row["other"]): {
+            **row,
+            "link": f"{row['subject']} → {row['other']}",
+            "which": "why",
+            "place": places.failures(
+                source=row["subject"], destination=row["other"], category=where.category
+            ),
+        }
+        for row in _most_affected(page, conn, where, where.links())
     }
-
-    def place(row: Row) -> str:
-        return places.failures(source=row["subject"], destination=row["other"], category=where.category)
-
     return page.table(
-        "links", f"Links, {page.span.words}", _AFFECTED, _with_failures(where, rows.values(), place),
-        sort="-failed_attempts", per_page=20, empty="No attempt failed on any link.",
+        "links", f"Links, {page.span.words}", _AFFECTED, rows.values(), sort="-failed_attempts", per_page=20,
+        empty="No attempt failed on any link.",
     )  # fmt: skip
 
 
 def _users(page: Page, conn: Connection, where: Where) -> Table:
-    period = page.span.whole(page.now)
-    rows = by_subject(conn, period, Of(Kind.USER), order="failures", limit=MOST_SUBJECTS)
-
-    def place(row: Row) -> str:
-        return places.failures(user=row["subject"], category=where.category)
-
+    rows = [
+        {**row, "place": places.failures(user=row["subject"], category=where.category)}
+        for row in _most_affected(page, conn, where, [Of(Kind.USER)])
+    ]
     return page.table(
-        "users", f"Users, {page.span.words}", _PEOPLE, _with_failures(where, rows, place),
-        sort="-failed_attempts", per_page=20, empty="No attempt of anybody's files failed.",
+        "users", f"Users, {page.span.words}", _PEOPLE, rows, sort="-failed_attempts", per_page=20,
+        empty="No attempt of anybody's files failed.",
     )  # fmt: skip
 
 
-def _with_failures(where: Where, rows: Collection[Row], place: Callable[[Row], str]) -> list[dict[str, Any]]:
-    """Return those rows of the statistics in which anything failed that is meant."""
-    found = [(row, counted) for row in rows if (counted := _only(where, row["failures"]))]
-    total = sum(sum(counted.values()) for _, counted in found)
-    return [
-        {
-            **row,
-            "link": f"{row['subject']} → {row['other']}",
-            "failed_attempts": sum(counted.values()),
-            "share": sum(counted.values()) / total,
-            "most": max(counted, key=lambda name: counted[name]),
-            "which": "why",
-            "place": place(row),
-        }
-        for row, counted in found
-    ]
+def _most_affected(page: Page, conn: Connection, where: Where, of: Iterable[Of]) -> Iterator[Row]:
+    period = page.span.whole(page.now)
+    for one in of:
+        yield from failures_by_subject(conn, period, one, category=where.category, limit=MOST_AFFECTED)
 
 
-def _added(maps: Any) -> dict[str, int]:
+def _added(maps: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for one in maps:
         total.update(one)

@@ -178,8 +178,7 @@ WITH word AS (
     WHERE %(category)s::text IS NULL OR m.key = %(category)s GROUP BY 1, 2, 3
 )
 SELECT subject, other, sum(attempts)::bigint AS failed_attempts,
-    (array_agg(category ORDER BY attempts DESC, category))[1] AS most,
-    (sum(attempts) / sum(sum(attempts)) OVER ())::float8 AS share
+    (array_agg(category ORDER BY attempts DESC, category))[1] AS most
 FROM word GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s
 """
 

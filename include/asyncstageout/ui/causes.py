@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -20,7 +21,7 @@ from asyncstageout.core.prospects import remedy
 from asyncstageout.ui import failures, places
 from asyncstageout.ui.charts import Chart, Series, starts_of
 from asyncstageout.ui.page import Looking, Page
-from asyncstageout.ui.tables import Column, Row, Shown, Table
+from asyncstageout.ui.tables import Column, Shown, Table
 from asyncstageout.ui.words import number
 
 router = APIRouter()
@@ -150,7 +151,7 @@ def _trend(
     """Return how many attempts failed over time, by category, the most frequent from below."""
     period = page.span.pieces(page.now, counted_of[0].kind)
     starts = starts_of(period)
-    by_start = {at: Counter[str]() for at in starts}
+    by_start: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
     for of in counted_of:
         for row in over_time(conn, period, of):
             by_start[row["at"]].update(_only(where, row["failures"]))
@@ -168,8 +169,8 @@ def _trend(
 
 
 def _links(page: Page, conn: Connection, where: Where) -> Table:
-    rows = {
-        (row["subject"], row["other"]): {
+    rows = [
+        {
             **row,
             "link": f"{row['subject']} → {row['other']}",
             "which": "why",
@@ -178,9 +179,9 @@ def _links(page: Page, conn: Connection, where: Where) -> Table:
             ),
         }
         for row in _most_affected(page, conn, where, where.links())
-    }
+    ]
     return page.table(
-        "links", f"Links, {page.span.words}", _AFFECTED, rows.values(), sort="-failed_attempts", per_page=20,
+        "links", f"Links, {page.span.words}", _AFFECTED, rows, sort="-failed_attempts", per_page=20,
         empty="No attempt failed on any link.",
     )  # fmt: skip
 
@@ -196,10 +197,16 @@ def _users(page: Page, conn: Connection, where: Where) -> Table:
     )  # fmt: skip
 
 
-def _most_affected(page: Page, conn: Connection, where: Where, of: Iterable[Of]) -> Iterator[Row]:
+def _most_affected(page: Page, conn: Connection, where: Where, of: Iterable[Of]) -> list[dict[str, Any]]:
+    """Return the failures of all of these together, each with its share of them."""
     period = page.span.whole(page.now)
-    for one in of:
-        yield from failures_by_subject(conn, period, one, category=where.category, limit=MOST_AFFECTED)
+    found = {
+        (row["subject"], row["other"]): row
+        for one in of
+        for row in failures_by_subject(conn, period, one, category=where.category, limit=MOST_AFFECTED)
+    }
+    total = sum(row["failed_attempts"] for row in found.values())
+    return [{**row, "share": row["failed_attempts"] / total} for row in found.values()]
 
 
 def _added(maps: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -94,6 +94,14 @@ def test_of_a_link_those_of_its_last_jobs(found: Found) -> None:
     assert found(**link, category="quota") == {(1, "FAILED", "quota")}
 
 
+def test_of_a_link_whose_last_jobs_went_well_what_failed_before(conn: Connection, found: Found) -> None:
+    conn.execute(
+        "UPDATE transfer SET state = 'NEW', ended_at = NULL, failure_category = NULL WHERE id IN (1, 2)"
+    )
+    link = {"source": "T2_IT_Bari", "destination": "T2_CH_CERN"}
+    assert found(**link, category="quota") == {(1, "NEW", "quota"), (4, "DONE", "quota")}
+
+
 def test_what_is_past_is_found_too(conn: Connection, found: Found) -> None:
     everything, tasks = found(), found(task="261122_alice_task")
     conn.execute("UPDATE transfer SET ended_at = now() + interval '1 min' WHERE ended_at IS NOT NULL")

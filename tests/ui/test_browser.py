@@ -267,9 +267,9 @@ def test_why_did_a_users_file_fail_in_two_clicks(open_page: Open, story: Story) 
 
 
 def test_what_is_this_failure_and_what_helps(open_page: Open) -> None:
-    page = open_page("/?range=7d")
+    page = open_page("/?range=24h")
     page.locator("#failures").get_by_role("link", name="quota").click()
-    expect(page).to_have_url(re.compile("category=quota&range=7d"))
+    expect(page).to_have_url(re.compile("category=quota&range=24h"))
     expect(page.locator(".notice")).to_contain_text("What helps: free space there")
     expect(page.locator("#reasons tbody tr").first).to_contain_text("HTTP 507 : Insufficient Storage")
     page.locator("#links").get_by_role("link", name="why").first.click()

@@ -4,7 +4,7 @@ What is asked for says where to look, so that the cost follows neither the queue
 
 =================  ==================================================================================
 of a task, a user  files whose last attempt failed, of the newest files of the tasks
-on a link          the same, of its last FTS jobs
+on a link          the same, of its last FTS jobs; if none of them failed, as below
 else               the latest failed attempts of each category, by the index ``transfer_event_failed``
 =================  ==================================================================================
 """
@@ -119,7 +119,9 @@ def failed_attempts(conn: Connection, wanted: Wanted) -> Look:
     if wanted.task is not None or wanted.usernames is not None:
         return _of_tasks(conn, wanted)
     if wanted.source and wanted.destination:
-        return _on_link(conn, wanted, Link(wanted.source, wanted.destination))
+        look = _on_link(conn, wanted, Link(wanted.source, wanted.destination))
+        if look.attempts:
+            return look
     return _of_categories(conn, wanted)
 
 

@@ -198,6 +198,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 def row(state: TransferState, **changes: Any) -> dict[str, Any]:
     return {
+        "id": 7,
         "state": state.value,
         "due_at": NOW,
         "created_at": NOW,

@@ -38,6 +38,7 @@ class Shot(NamedTuple):
     name: str
     title: str
     path: str
+    """With the ``{user}``, ``{task}`` and ``{file}`` of :data:`STORY`."""
     words: str
     who: str = "olga"
 
@@ -68,8 +69,42 @@ SHOTS = (
         "site", "One site", f"/sites/{PAUSED}",
         "Its pauses and downtimes, its links, what failed at it, and how it describes its own storage.",
     ),
+    Shot(
+        "users", "Users", "/users?users.sort=-attempts_failed",
+        "Whose files wait, since when, what is in flight, what arrived and what failed.",
+    ),
+    Shot(
+        "user", "One user", "/users/{user}",
+        "His tasks, and why his files failed. *Kill* and *Send again* say first how many files they would hit, and"
+        " ask for a comment, which stays in the history of each file. A user sees his own page.",
+    ),
+    Shot("tasks", "Tasks", "/tasks", "The newest tasks with their files by state; a user sees his own."),
+    Shot(
+        "task", "One task", "/tasks/{task}",
+        "How far it is, why files failed or are not published, its blocks, and its files, by state. The field at the top"
+        " of every page leads there: it takes a task, a user, an LFN (source or destination, also within a URL), a"
+        " file's number or request id, or the id of an FTS job.",
+    ),
+    Shot(
+        "file", "One file", "/files/{file}",
+        "Where it is and why, what comes next, each attempt with its FTS job and reason, and all that happened to it:"
+        " which task of which run did it, with its log. Publication, its temporary copy, who waits to hear of it, and"
+        " what CRAB says of it follow. The same for files that ended long ago.",
+    ),
+    Shot(
+        "failures", "Failures", "/failures",
+        "Why attempts fail: by category over time, by reason (numbers, hosts and paths left out, so that equal causes"
+        " are one line), on which links, whose, and the latest files. From *Failed for good* of the overview it is two"
+        " clicks to why a user's file failed.",
+    ),
 )  # fmt: skip
 """A new page is one more here."""
+
+STORY = """
+SELECT k.username, k.name, t.id FROM transfer t JOIN task k ON k.id = t.task_id
+WHERE t.state = 'FAILED' AND k.id IN (SELECT task_id FROM block) ORDER BY t.attempt DESC, t.id DESC LIMIT 1
+"""
+"""A file that failed for good, of a task that is published, and its owner."""
 
 PAGE = """# The pages in Airflow
 
@@ -88,16 +123,13 @@ def main() -> None:
         with connect(catalogue.url) as conn:
             conn.execute("DELETE FROM site WHERE name LIKE 'T2|_XX|_%' ESCAPE '|'")
             fill(conn, files=12_000, days=31)
-            row = conn.execute(
-                "SELECT username FROM transfer GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"
-            ).fetchone()
-        assert row is not None
+            user, task, file = conn.execute(STORY).fetchone() or ("", "", 0)
         with room(catalogue.url) as url, browser() as running:
             for shot in SHOTS:
                 for mode, width, height in SIZES:
-                    with context(running, url, who=shot.who or row[0], mode=mode, width=width) as looking:
+                    with context(running, url, who=shot.who or user, mode=mode, width=width) as looking:
                         page = looking.new_page()
-                        page.goto(url + shot.path)
+                        page.goto(url + shot.path.format(user=user, task=task, file=file))
                         taken = page.screenshot(full_page=True, animations="disabled")
                     _keep(taken, height, IMAGES / f"{shot.name}-{mode}-{width}.png")
     (DOCS / "ui.md").write_text(PAGE + "".join(map(_section, SHOTS)))

@@ -155,6 +155,7 @@ class Life:
             noticed_at = ended_at + timedelta(seconds=self.random.uniform(1, 6))
             reason = self._reason(file)
             if reason is None:
+                file.failure = (None,) * 5
                 self._end(file, job, noticed_at, "DONE")
                 return
             known = classify(reason)
@@ -235,6 +236,7 @@ def fill(conn: Connection, *, files: int = 6_000, days: int = 30, seed: int = 7)
     steps = _write_steps(conn, life)
     _write(conn, life, steps, now)
     _count(conn, life, now, days)
+    _publish(conn)
     _troubles(conn, now)
     conn.execute("ANALYZE transfer, transfer_event, fts_job, task, step_run")
 
@@ -346,7 +348,7 @@ def _row(file: File, tasks: dict[str, int]) -> tuple[Any, ...]:
         request["destination_lfn"], request["size_bytes"], request["adler32"], request.get("type", "output"),
         "default", request.get("priority", 3), str(request.get("job_id", "")), 0, file.state, file.due_at,
         file.attempt, file.sid, file.id, *file.failure, "NOT_REQUIRED", file.at, file.updated_at,
-        file.fts_finished_at, file.updated_at if is_final else None, None, None,
+        file.fts_finished_at, file.updated_at if is_final else None, None, None, None, None, False,
     )  # fmt: skip
 
 
@@ -519,6 +521,53 @@ def _rows(counted: ByTime, share: float = 1) -> Iterator[list[Any]]:
     for at, by_key in counted.items():
         for (kind, subject, other), counts in by_key.items():
             yield [kind, at, subject, other, *counts.row(share)]
+
+
+def _publish(conn: Connection) -> None:
+    """Have the task with the most failures publish what arrived: half is in DBS, some DBS does not take."""
+    step = start_step(conn, Actor("publish", "airflow", "stageout_publish", "scheduled__2026"))
+    (task,) = conn.execute(
+        "SELECT task_id FROM transfer GROUP BY 1 HAVING count(*) FILTER (WHERE state = 'DONE') > 3"
+        " ORDER BY count(*) FILTER (WHERE state = 'FAILED') DESC, count(*) DESC, 1 LIMIT 1"
+    ).fetchone() or (0,)
+    done = [row[0] for row in conn.execute(
+        "SELECT id FROM transfer WHERE task_id = %s AND state = 'DONE' ORDER BY id", (task,)
+    )]  # fmt: skip
+    half = len(done) // 2
+    for ids, state, publication, reason in (
+        (done[:half], "PUBLISHED", "DONE", None),
+        (done[half:-1], "FAILED", "FAILED", f"DBS refused the block: lumi 17 of run 380001 is there twice {HOSTILE}"),
+    ):  # fmt: skip
+        name = f"{DATASET}#{state.lower()}-{task}"
+        values = {"task": task, "ids": ids, "state": state, "publication": publication, "reason": reason,
+                  "name": name, "dataset": DATASET, "step": step}  # fmt: skip
+        conn.execute(_BLOCK, values)
+    conn.execute("UPDATE transfer SET publication = 'NEW' WHERE id = %s", (done[-1],))
+    conn.execute(_CRAB, {"task": task})
+    end_step(conn, step, outcome="success", sentence="Done as seeded", counts={})
+
+
+DATASET = "/SingleMuon/somebody-v1-0a1b2c3d4e5f60718293a4b5c6d7e8f9/USER"
+_BLOCK = """
+WITH block AS (
+    INSERT INTO block (name, task_id, dataset, destination, dbs, state, transfer_ids, lumis, payload_bytes,
+        size_bytes, opened_at, oldest_at, closed_at, close_reason, tries, reason, settled_at, settled_by)
+    SELECT %(name)s, %(task)s, %(dataset)s, min(destination), 'dbs_default', %(state)s::block_state,
+        %(ids)s::bigint[], count(*), 1000, sum(size_bytes), now(), now(), now(), 'full',
+        CASE WHEN %(reason)s::text IS NULL THEN 0 ELSE 3 END, %(reason)s, now(), %(step)s
+    FROM transfer WHERE id = ANY(%(ids)s) RETURNING id
+), file AS (
+    UPDATE transfer SET publication = %(publication)s::publication_state, block_id = (SELECT id FROM block)
+    WHERE id = ANY(%(ids)s) RETURNING id
+)
+INSERT INTO file_event (transfer_id, kind, from_state, to_state, subject, step_run, reason)
+SELECT id, 'publication', 'ACQUIRED', %(publication)s, %(name)s, %(step)s, %(reason)s FROM file ORDER BY id
+"""
+_CRAB = """
+INSERT INTO crab_record (transfer_id, start_time, publish, fts_instance, dbs_blockname, block_complete)
+SELECT id, extract(epoch FROM created_at), 1, 'https://fts-cern.example.test:8446', NULL, 'NO'
+FROM transfer WHERE task_id = %(task)s AND state = 'FAILED'
+"""
 
 
 def _troubles(conn: Connection, now: datetime) -> None:

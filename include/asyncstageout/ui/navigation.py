@@ -19,4 +19,7 @@ PAGES = (
     Entry("Overview", places.OVERVIEW),
     Entry("Links", places.LINKS, is_for_operators=True),
     Entry("Sites", places.SITES, is_for_operators=True),
+    Entry("Users", places.USERS, is_for_operators=True),
+    Entry("Tasks", places.TASKS),
+    Entry("Failures", places.FAILURES),
 )

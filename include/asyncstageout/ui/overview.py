@@ -34,7 +34,7 @@ _LINKS = (
     Column("efficiency", "Efficiency", Shown.SHARE, hint="Attempts in FTS that went well"),
 )
 _TASKS = (
-    Column("subject", "Task", Shown.CODE),
+    Column("subject", "Task", Shown.CODE, place=lambda row: places.task(row["subject"])),
     Column("arrived", "Arrived", Shown.NUMBER),
     Column("done", "Done", Shown.NUMBER),
     Column("failed", "Failed for good", Shown.NUMBER),
@@ -97,8 +97,7 @@ def place_of(page: Page, about: About) -> str | None:
             return page.url(places.SITES)
         case "step":
             dag_id, run_id, task_id, map_index = about.names
-            mapped = ("mapped", map_index) if map_index != "-1" else ()
-            return page.airflow(places.path("dags", dag_id, "runs", run_id, "tasks", task_id, *mapped))
+            return page.airflow(places.log(dag_id, run_id, task_id, map_index))
     return None
 
 

@@ -32,6 +32,8 @@ class Shown(StrEnum):
     SHARE = "share"
     SECONDS = "seconds"
     TIME = "time"
+    MOMENT = "moment"
+    """To the second, where several things happen in a minute."""
     STATE = "state"
     CONDITIONS = "conditions"
     """A list of :class:`asyncstageout.ui.conditions.Condition`; empty: all is well."""
@@ -53,6 +55,8 @@ class Column:
     """Returns the path (:mod:`asyncstageout.ui.places`) that the value leads to."""
     hint: str = ""
     """What it means, where the title does not say it."""
+    out: Callable[[Row], str | None] | None = None
+    """Returns the whole address, in Airflow or elsewhere, that the value leads to."""
 
 
 @dataclass(frozen=True, slots=True)

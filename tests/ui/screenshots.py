@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
 from load.server import loaded_catalogue, say
@@ -38,6 +39,7 @@ class Shot(NamedTuple):
     name: str
     title: str
     path: str
+    """Or the query that returns it."""
     words: str
     who: str = "olga"
 
@@ -68,6 +70,30 @@ SHOTS = (
         "site", "One site", f"/sites/{PAUSED}",
         "Its pauses and downtimes, its links, what failed at it, and how it describes its own storage.",
     ),
+    Shot(
+        "jobs", "FTS jobs", "/jobs",
+        "What FTS has now: open jobs, those in doubt (FTS has not confirmed them, or nobody asks about them), those"
+        " that are slow against the last ones of their link, and those that ended lately; by server and site.",
+    ),
+    Shot(
+        "job", "One FTS job", "SELECT '/jobs/' || sid FROM fts_job j WHERE state = 'SUBMITTED' ORDER BY planned_at LIMIT 1",
+        "When it was planned, told to FTS and last asked about, what FTS said, its files, who did what with it,"
+        " with their logs in Airflow, and the FTS monitor's page of it, which has the logs of its copies.",
+    ),
+    Shot(
+        "cycles", "Cycles", "/cycles?range=6h",
+        "What each run of `stageout_transfer` looked at, held back, grouped and submitted, and how long each step"
+        " took; then what the last run of every other DAG did. *All steps* lists everything that ran.",
+    ),
+    Shot(
+        "cycle", "One cycle", "SELECT '/cycles/' || max(cycle_id) - 3 FROM fts_job",
+        "Its steps with what they said and their logs, the links that it held back and why, its FTS jobs. Every task"
+        " in Airflow leads here, and back.",
+    ),
+    Shot(
+        "audit", "Audit", "/audit?range=7d",
+        "Who changed which configuration, from what to what; and what people did to files.",
+    ),
 )  # fmt: skip
 """A new page is one more here."""
 
@@ -91,18 +117,26 @@ def main() -> None:
             row = conn.execute(
                 "SELECT username FROM transfer GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"
             ).fetchone()
+            paths = {shot.name: _path(conn, shot) for shot in SHOTS}
         assert row is not None
         with room(catalogue.url) as url, browser() as running:
             for shot in SHOTS:
                 for mode, width, height in SIZES:
                     with context(running, url, who=shot.who or row[0], mode=mode, width=width) as looking:
                         page = looking.new_page()
-                        page.goto(url + shot.path)
+                        page.goto(url + paths[shot.name])
                         taken = page.screenshot(full_page=True, animations="disabled")
                     _keep(taken, height, IMAGES / f"{shot.name}-{mode}-{width}.png")
     (DOCS / "ui.md").write_text(PAGE + "".join(map(_section, SHOTS)))
     total = sum(path.stat().st_size for path in IMAGES.iterdir())
     say(f"{len(SHOTS) * len(SIZES)} pictures, {total / 1e6:.1f} MB, in {IMAGES}")
+
+
+def _path(conn: Connection, shot: Shot) -> str:
+    if not shot.path.startswith("SELECT"):
+        return shot.path
+    (path,) = conn.execute(shot.path).fetchone() or ("",)
+    return str(path)
 
 
 def _keep(taken: bytes, height: int, path: Path) -> None:

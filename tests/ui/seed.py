@@ -44,6 +44,7 @@ from asyncstageout.core.restrictions import Mode
 from asyncstageout.sandbox.days import SITES, Day
 from asyncstageout.sandbox.faults import MIX
 from load.server import say
+from ui.seed_runs import fill_runs
 
 CYCLE_S = 120
 LIVED = timedelta(hours=26)
@@ -236,6 +237,7 @@ def fill(conn: Connection, *, files: int = 6_000, days: int = 30, seed: int = 7)
     _write(conn, life, steps, now)
     _count(conn, life, now, days)
     _troubles(conn, now)
+    fill_runs(conn, now)
     conn.execute("ANALYZE transfer, transfer_event, fts_job, task, step_run")
 
 
@@ -272,14 +274,15 @@ def _write_steps(conn: Connection, lives: tuple[Life, list[File]]) -> dict[tuple
     """Write cycles and steps; return the number of the step that does a kind of move in a cycle."""
     life, _ = lives
     slots = sorted({int(event.at.timestamp()) // CYCLE_S for event in life.events})
-    wanted = [(step, slot) for slot in slots for step in STEPS]
+    did = {(event.step, int(event.at.timestamp()) // CYCLE_S) for event in life.events}
+    wanted = [(step, slot) for slot in slots for step in STEPS if "." in step or (step, slot) in did]
     rows = []
     for step, slot in wanted:
         at = datetime.fromtimestamp(slot * CYCLE_S, UTC)
         dag_id, _, task_id = step.rpartition(".")
         run_id = f"scheduled__{at:%Y-%m-%dT%H:%M:%S}+00:00" if dag_id else None
         rows.append(
-            (dag_id or None, run_id, task_id, "airflow" if dag_id else "crab", at, at + timedelta(seconds=1),
+            (dag_id or None, run_id, task_id, PEOPLE.get(step, "airflow"), at, at + timedelta(seconds=1),
              "success", "Done as seeded", Jsonb({}))
         )  # fmt: skip
     _copy(
@@ -290,8 +293,8 @@ def _write_steps(conn: Connection, lives: tuple[Life, list[File]]) -> dict[tuple
     )
     (first,) = conn.execute("SELECT max(id) - %s + 1 FROM step_run", (len(rows),)).fetchone() or (1,)
     cycles = [
-        ("stageout_transfer", f"scheduled__{slot}", datetime.fromtimestamp(slot * CYCLE_S, UTC))
-        for slot in slots
+        ("stageout_transfer", f"scheduled__{at:%Y-%m-%dT%H:%M:%S}+00:00", at)
+        for at in (datetime.fromtimestamp(slot * CYCLE_S, UTC) for slot in slots)
     ]
     _copy(conn, "cycle", "dag_id, run_id, created_at", cycles)
     return {key: first + place for place, key in enumerate(wanted)}
@@ -301,6 +304,7 @@ STEPS = (
     "api: submit", "api: kill", "stageout_transfer.collect", "stageout_transfer.group", "stageout_transfer.submit",
     "stageout_sense.update_catalogue",
 )  # fmt: skip
+PEOPLE = {"api: submit": "crab", "api: kill": "olga"}
 
 
 def _write(
@@ -319,14 +323,14 @@ def _write(
     _copy(conn, "transfer", LIVE_COLUMNS, (_row(file, ids) for file in files if file.id not in past))
     _copy(conn, "transfer_history", LIVE_COLUMNS, (_row(file, ids) for file in done))
     conn.execute("SELECT setval(pg_get_serial_sequence('transfer', 'id'), %s)", (len(files) + 1,))
-    (cycle,) = conn.execute("SELECT max(id) FROM cycle").fetchone() or (1,)
+    cycles = dict(conn.execute(f"SELECT extract(epoch FROM created_at)::bigint / {CYCLE_S}, id FROM cycle"))
     versions = {site: version for site, (version, _) in current_storages(conn).items()}
     _copy(
         conn, "fts_job",
         "sid, job_id, fts_server, cycle_id, shard, source, destination, identity, activity, priority, params,"
         " transfer_ids, open_files, size_bytes, state, fts_state, planned_at, submitted_at, ended_at, polled_at,"
         " next_poll_at, source_storage, source_protocol, destination_storage, destination_protocol, poster",
-        (_job_row(job, cycle, versions, now) for job in life.jobs),
+        (_job_row(job, cycles[job.cycle], versions, now) for job in life.jobs),
     )  # fmt: skip
     _copy(
         conn, "transfer_event", "transfer_id, at, from_state, to_state, attempt, fts_job, step_run, reason, failure_category",
@@ -346,7 +350,7 @@ def _row(file: File, tasks: dict[str, int]) -> tuple[Any, ...]:
         request["destination_lfn"], request["size_bytes"], request["adler32"], request.get("type", "output"),
         "default", request.get("priority", 3), str(request.get("job_id", "")), 0, file.state, file.due_at,
         file.attempt, file.sid, file.id, *file.failure, "NOT_REQUIRED", file.at, file.updated_at,
-        file.fts_finished_at, file.updated_at if is_final else None, None, None,
+        file.fts_finished_at, file.updated_at if is_final else None, None, None, None, None, False,
     )  # fmt: skip
 
 

@@ -19,4 +19,7 @@ PAGES = (
     Entry("Overview", places.OVERVIEW),
     Entry("Links", places.LINKS, is_for_operators=True),
     Entry("Sites", places.SITES, is_for_operators=True),
+    Entry("FTS jobs", places.JOBS, is_for_operators=True),
+    Entry("Cycles", places.CYCLES, is_for_operators=True),
+    Entry("Audit", places.AUDIT, is_for_operators=True),
 )

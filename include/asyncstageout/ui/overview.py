@@ -92,13 +92,12 @@ def place_of(page: Page, about: About) -> str | None:
         case "site":
             return page.url(places.site(*about.names))
         case "jobs":
-            return page.url(places.path("links", show="in_flight"))
+            return page.url(places.path("jobs", show="doubt"))
         case "sites":
             return page.url(places.SITES)
         case "step":
-            dag_id, run_id, task_id, map_index = about.names
-            mapped = ("mapped", map_index) if map_index != "-1" else ()
-            return page.airflow(places.path("dags", dag_id, "runs", run_id, "tasks", task_id, *mapped))
+            dag_id, run_id, *_ = about.names
+            return page.url(places.run(dag_id, run_id))
     return None
 
 

@@ -38,13 +38,14 @@ WITH result AS (
 )
 """
 
+_JITTER = "(s.id %% 17) / 40.0"
 _STEPS = f"""
 {_RESULT}
 UPDATE step_run s SET
-    started_at = s.started_at + (CASE s.task_id WHEN 'collect' THEN 0 WHEN 'group' THEN 1.1 ELSE 2.4 END + d.jitter)
+    started_at = s.started_at + (CASE s.task_id WHEN 'collect' THEN 0 WHEN 'group' THEN 1.1 ELSE 2.4 END + {_JITTER})
         * interval '1 s',
     ended_at = s.started_at + (CASE s.task_id WHEN 'collect' THEN 0.4 WHEN 'group' THEN 1.5
-        ELSE 3.1 + r.jobs * 0.04 END + 2 * d.jitter) * interval '1 s',
+        ELSE 3.1 + r.jobs * 0.04 END + 2 * {_JITTER}) * interval '1 s',
     sentence = CASE s.task_id WHEN 'collect' THEN r.seen || ' links have waiting files'
             || CASE WHEN r.held > 0 THEN '; ' || r.held || ' of them held back' ELSE '' END
         WHEN 'group' THEN 'Planned ' || r.jobs || ' FTS jobs, ' || r.files || ' files on ' || r.links || ' links'
@@ -52,7 +53,7 @@ UPDATE step_run s SET
     counts = CASE s.task_id WHEN 'collect' THEN jsonb_build_object('links', r.seen, 'held_links', r.held)
         ELSE jsonb_build_object('jobs', r.jobs, 'files', r.files) END,
     map_index = CASE s.task_id WHEN 'submit' THEN 0 ELSE -1 END
-FROM result r, LATERAL (SELECT (s.id %% 17) / 40.0 AS jitter) d
+FROM result r
 WHERE s.dag_id = 'stageout_transfer' AND s.run_id = r.run_id
 """
 
@@ -115,9 +116,9 @@ _OTHERS: tuple[tuple[str, tuple[tuple[str, str], ...], timedelta, int], ...] = (
 )  # fmt: skip
 
 _ACTS: tuple[tuple[str, str, str, dict[str, int], timedelta], ...] = (
-    ("api: kill", "olga", "killed by olga: wrong dataset, ticket 170299: 214 killed, 3 ended before",
+    ("api: kill", "olga", "214 killed, 3 ended before; killed by olga: wrong dataset, ticket 170299",
      {"killed": 214, "too_late": 3}, timedelta(minutes=95)),
-    ("api: retry", "pietro", "sent again by pietro: their quota was raised: 1,204 sent again",
+    ("api: retry", "pietro", "1,204 sent again; sent again by pietro: their quota was raised",
      {"sent_again": 1204}, timedelta(hours=5)),
     ("aso outbox retry", "olga", "37 messages for crab go again", {"messages": 37}, timedelta(hours=7)),
     ("clean retry", "pietro", "12 copies at T2_ES_IFCA are tried again", {"copies": 12}, timedelta(hours=20)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,6 +18,9 @@ from asyncstageout.ui.runs import going_back, step_row
 from asyncstageout.ui.tables import Column, Shown
 
 router = APIRouter()
+
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)[\d:.]*\+00:00$")
+"""As Postgres writes a moment into JSON."""
 
 _CHANGES = (
     Column("subject", "What"),
@@ -69,29 +73,35 @@ def _change_row(change: ConfigChange) -> dict[str, Any]:
         "id": change.change_id,
         "subject": change.subject(),
         "did": did,
-        "differences": [_difference(*one) for one in change.differences()],
+        "differences": [said for one in change.differences() if (said := _difference(did, *one))],
         "actor": change.actor,
         "at": change.at,
     }
 
 
-def _difference(name: str, before: Any, after: Any) -> str:
-    """Say one difference.
+def _difference(did: str, name: str, before: Any, after: Any) -> str:
+    """Say one difference; of what is new or gone nothing that is empty.
 
-    >>> _difference("max_attempts", None, 5), _difference("regions", ["CERN"], [])
-    ('max_attempts: none → 5', 'regions: CERN → empty')
+    >>> _difference("changed", "max_attempts", None, 5), _difference("changed", "regions", ["CERN"], [])
+    ('max attempts: none → 5', 'regions: CERN → none')
+    >>> _difference("set", "reason", None, "upgrade"), _difference("set", "is_downtime", None, False)
+    ('reason: upgrade', '')
     """
-    return f"{name}: {_said(before)} → {_said(after)}"
+    name = name.replace("_", " ")
+    if did == "changed":
+        return f"{name}: {_said(before)} → {_said(after)}"
+    value = after if did == "set" else before
+    return f"{name}: {_said(value)}" if value or (value == 0 and value is not False) else ""
 
 
 def _said(value: Any) -> str:
     match value:
-        case None:
+        case None | "" | [] | {}:
             return "none"
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(map(_said, value)) or "empty"
+            return ", ".join(map(_said, value))
         case dict():
-            return ", ".join(f"{name}={_said(one)}" for name, one in value.items()) or "empty"
-    return str(value)
+            return ", ".join(f"{name}={_said(one)}" for name, one in value.items())
+    return _TIME.sub(r"\1 \2 UTC", str(value))

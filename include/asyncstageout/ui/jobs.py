@@ -69,10 +69,9 @@ COLUMNS = (
     Column("size_bytes", "Size", Shown.BYTES),
     Column("planned_at", "Planned", Shown.TIME),
     Column("took_s", "At FTS", Shown.SECONDS, hint="How long FTS has, or had, the job"),
-    Column("polled_at", "Last asked", Shown.TIME, hint="When FTS last said something about it"),
 )
 _OVER = (
-    *(column for column in COLUMNS if column.name not in ("open_files", "polled_at")),
+    *(column for column in COLUMNS if column.name != "open_files"),
     Column("ended_at", "Ended", Shown.TIME),
 )
 _FILES = (

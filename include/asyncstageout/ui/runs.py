@@ -30,6 +30,7 @@ from asyncstageout.ui.jobs import COLUMNS as JOB_COLUMNS
 from asyncstageout.ui.jobs import Name, job_row, log_of, step_name, with_usual
 from asyncstageout.ui.page import Looking, Page
 from asyncstageout.ui.tables import CSV_BATCH, ROWS_PER_PAGE, Column, Row, Shown, Table
+from asyncstageout.ui.words import bytes_
 
 router = APIRouter()
 
@@ -194,7 +195,7 @@ def step_row(page: Page, step: Row) -> dict[str, Any]:
         "step": step_name(step),
         **log_of(page, step),
         "conditions": _outcome(step["outcome"] == "failed", step["ended_at"] is None, step["sentence"]),
-        "counts": [f"{name}: {_said(count)}" for name, count in step["counts"].items() if count],
+        "counts": [_counted(name, count) for name, count in step["counts"].items() if count],
     }
 
 
@@ -246,5 +247,13 @@ def _outcome(is_red: bool, is_running: bool, sentence: str | None) -> list[Condi
     return [Condition("not ended", "note", "it runs, or its process died")] if is_running else []
 
 
-def _said(count: object) -> str:
-    return f"{count:,}" if isinstance(count, int | float) else str(count)
+def _counted(name: str, count: Any) -> str:
+    """Say one of the numbers of a step.
+
+    >>> _counted("size_bytes", 4_100_000_000), _counted("held_links", 1200), _counted("dbs", "phys03")
+    ('size: 4.1 GB', 'held links: 1,200', 'dbs: phys03')
+    """
+    if name.endswith("_bytes") and isinstance(count, int):
+        return f"{name.removesuffix('_bytes').replace('_', ' ')}: {bytes_(count)}"
+    said = f"{count:,}" if isinstance(count, int | float) else str(count)
+    return f"{name.replace('_', ' ')}: {said}"

@@ -25,6 +25,7 @@ from client.serving import mounted
 from load.bodies import SITES
 from load.history import fill
 from load.queue import MEMORY, seed
+from load.runs import fill_runs
 from load.server import loaded_catalogue, say
 from ui.serving import UNLIMITED, by_cookie
 
@@ -35,6 +36,9 @@ LINK = f"{SITES[1]}/{SITES[34]}"
 PAGES = (
     "/", "/?range=1h", "/?range=7d", "/?range=30d", "/links", "/links?range=30d&show=waiting&sites=60",
     f"/links/{LINK}", f"/links/{LINK}?range=30d", "/sites", "/sites?range=30d", f"/sites/{SITES[1]}?range=30d",
+    "/jobs", "/jobs?show=slow", "/jobs?show=ended", f"/jobs?show=ended&range=30d&source={SITES[3]}", "/jobs/{job}",
+    "/cycles", "/cycles?range=30d&which=trouble", "/cycles/{cycle}", "/steps", "/steps?range=30d&outcome=failed",
+    "/audit", "/audit?range=30d", "/audit?range=30d&who=nobody&kind=kill",
 )  # fmt: skip
 """A new page is one more here."""
 
@@ -60,12 +64,13 @@ def main(files: int = FILES, history: int = 0) -> None:
         fill(conn, history)
         seed(conn, files)
         _count(conn)
+        some = fill_runs(conn)
         say(f"{files:,} files wait, {history:,} ended, made in {perf_counter() - started_s:,.0f} s")
         pool = CataloguePool(lambda: connect(loaded.url))
         house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
         room = TestClient(mounted(create_room(house)), cookies={"who": "olga"})
         for page in PAGES:
-            _time(room, page)
+            _time(room, page.format(**some))
         pool.close()
 
 

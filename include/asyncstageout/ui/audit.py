@@ -61,7 +61,7 @@ def audit(page: Looking, _: Operator, conn: Catalogue, who: Name = "", kind: Nam
         ),
         going_back(
             page, "acts", f"What people did, {page.span.words}", _ACTS, acted,
-            empty="Nobody did anything of the kind. A longer time may show something.",
+            empty="Nothing of the kind was done. A longer time may show something.",
         ),
     ]  # fmt: skip
     return page.show("audit.html", title="Audit", tables=tables, who=who, kind=kind)

@@ -69,6 +69,8 @@ BROKEN_EVERY = 40
 PAUSED = "T2_IT_Pisa"
 PAUSED_FOR = timedelta(hours=3)
 DRAINED = "T2_PL_Cyfronet"
+STUCK = {"slow": 5 * HOUR, "unconfirmed": 3 * HOUR, "unpolled": HOUR}
+"""For so long a job of a busy link has been at FTS, or on its way there."""
 HOSTILE = "<script>alert('LFN')</script>"
 """Part of a reason and of an LFN: it must stay text wherever it is shown."""
 
@@ -109,6 +111,8 @@ class Job:
     files: list[File] = field(default_factory=list)
     open: int = 0
     ended_at: datetime | None = None
+    stuck: str | None = None
+    """Why its files stay as they are: a key of :data:`STUCK`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class Life:
         self.events: list[Event] = []
         self.jobs: list[Job] = []
         self._jobs: dict[tuple[Link, int], Job] = {}
+        self._per_link: Counter[Link] = Counter()
         self._paused_from = now - PAUSED_FOR
 
     def live(self, file: File) -> None:
@@ -143,10 +148,16 @@ class Life:
         while (slot := self._slot(file.link, due_at)) is not None:
             job = self._job(file, slot)
             planned_at = job.planned_at
-            if not self._move(file, planned_at, "ACQUIRED", "stageout_transfer.group", job=job):
+            if (
+                not self._move(file, planned_at, "ACQUIRED", "stageout_transfer.group", job=job)
+                or job.stuck == "unconfirmed"
+            ):
                 return
             file.attempt += 1
-            if not self._move(file, planned_at + SENT, "SUBMITTED", "stageout_transfer.submit", job=job):
+            if (
+                not self._move(file, planned_at + SENT, "SUBMITTED", "stageout_transfer.submit", job=job)
+                or job.stuck
+            ):
                 return
             took_s = self.random.lognormvariate(math.log(70), 0.8) + file.request["size_bytes"] / 40e6
             ended_at = planned_at + timedelta(seconds=4 + took_s)
@@ -205,9 +216,18 @@ class Life:
             found = Job(self._uuid(), self._uuid(), file.link, planned_at, slot)
             self._jobs[file.link, slot] = found
             self.jobs.append(found)
+            self._stick(found)
         found.files.append(file)
         found.open += 1
         return found
+
+    def _stick(self, job: Job) -> None:
+        self._per_link[job.link] += 1
+        is_usual = self._per_link[job.link] > 8 and job.link != BROKEN
+        for why, ago in STUCK.items():
+            is_then = timedelta(0) <= job.planned_at - (self.now - ago) < HOUR
+            if is_then and is_usual and not any(one.stuck == why for one in self.jobs):
+                job.stuck = why
 
     def _reason(self, file: File) -> str | None:
         if file.link == BROKEN:
@@ -356,7 +376,7 @@ def _row(file: File, tasks: dict[str, int]) -> tuple[Any, ...]:
 
 def _job_row(job: Job, cycle: int, versions: dict[str, int], now: datetime) -> tuple[Any, ...]:
     sent_at = job.planned_at + SENT
-    state = "PLANNED" if sent_at > now else "SUBMITTED" if job.open else "ENDED"
+    state = "PLANNED" if sent_at > now or job.stuck == "unconfirmed" else "SUBMITTED" if job.open else "ENDED"
     failed = sum(file.state in ("FAILED", "RETRY") for file in job.files)
     ended = "FINISHED" if not failed else "FAILED" if failed == len(job.files) else "FINISHEDDIRTY"
     return (
@@ -365,7 +385,8 @@ def _job_row(job: Job, cycle: int, versions: dict[str, int], now: datetime) -> t
         sum(file.request["size_bytes"] for file in job.files), state,
         {"PLANNED": None, "SUBMITTED": "ACTIVE", "ENDED": ended}[state], job.planned_at,
         None if state == "PLANNED" else sent_at, job.ended_at if state == "ENDED" else None,
-        now - timedelta(seconds=20), now, versions[job.link.source], "davs", versions[job.link.destination], "davs", 0,
+        None if state == "PLANNED" else now - timedelta(minutes=35 if job.stuck == "unpolled" else 0.3), now,
+        versions[job.link.source], "davs", versions[job.link.destination], "davs", 0,
     )  # fmt: skip
 
 

@@ -71,30 +71,6 @@ UPDATE cycle SET collected_at = created_at + interval '0.4 s', grouped_at = crea
     summarised_at = created_at + interval '5.2 s'
 """
 
-# One job has been at FTS for hours, one was never confirmed; of one nobody has asked for long.
-_SLOW = """
-UPDATE fts_job SET planned_at = planned_at - interval '5 hours', submitted_at = submitted_at - interval '5 hours',
-    fts_state = 'ACTIVE'
-WHERE sid = (SELECT sid FROM fts_job j WHERE state = 'SUBMITTED' AND 5 <= (
-        SELECT count(*) FROM fts_job o WHERE o.source = j.source AND o.destination = j.destination
-            AND o.state = 'ENDED')
-    ORDER BY planned_at LIMIT 1)
-"""
-_UNCONFIRMED = """
-WITH job AS (
-    UPDATE fts_job SET state = 'PLANNED', job_id = NULL, fts_state = NULL, submitted_at = NULL, polled_at = NULL,
-        next_poll_at = NULL, planned_at = planned_at - interval '40 minutes'
-    WHERE sid = (SELECT sid FROM fts_job WHERE state = 'SUBMITTED' ORDER BY planned_at DESC LIMIT 1) RETURNING sid
-)
-UPDATE transfer t SET state = 'ACQUIRED', updated_at = t.updated_at - interval '40 minutes'
-FROM job WHERE t.fts_job = job.sid AND t.state = 'SUBMITTED'
-"""
-_UNPOLLED = """
-UPDATE fts_job SET submitted_at = %(now)s - interval '50 minutes', polled_at = %(now)s - interval '35 minutes',
-    next_poll_at = %(now)s - interval '34 minutes'
-WHERE sid = (SELECT sid FROM fts_job WHERE state = 'SUBMITTED' ORDER BY planned_at DESC OFFSET 1 LIMIT 1)
-"""
-
 # DAG, its steps with what they say, how often it runs, how many of its last runs are there.
 _OTHERS: tuple[tuple[str, tuple[tuple[str, str], ...], timedelta, int], ...] = (
     ("stageout_publish", (
@@ -127,7 +103,7 @@ _ACTS: tuple[tuple[str, str, str, dict[str, int], timedelta], ...] = (
 
 def fill_runs(conn: Connection, now: datetime) -> None:
     """Let the cycles of a filled catalogue have done what their jobs say, and other DAGs and people too."""
-    for statement in (_LINKS, _STEPS, _SUMMARIES, _ENDED, _SLOW, _UNCONFIRMED, _UNPOLLED):
+    for statement in (_LINKS, _STEPS, _SUMMARIES, _ENDED):
         conn.execute(statement, {"now": now})
     random = Random(11)
     rows: list[tuple[Any, ...]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,10 +25,10 @@ PAGES = ("/jobs", "/jobs?show=ended", "/cycles", "/cycles?which=all&range=1h", "
 
 
 @pytest.fixture
-def a_job(open_page: Open) -> Iterator[Page]:  # noqa: F811
+def a_job(open_page: Open) -> Page:  # noqa: F811
     page = open_page("/jobs?show=slow")
     page.locator("#jobs tbody tr", has_text="slow").first.get_by_role("rowheader").get_by_role("link").click()
-    yield page
+    return page
 
 
 def test_what_is_in_flight(open_page: Open) -> None:  # noqa: F811
@@ -92,12 +92,12 @@ def test_what_ran_and_failed(open_page: Open) -> None:  # noqa: F811
 
 def test_who_changed_that_and_when(open_page: Open) -> None:  # noqa: F811
     page = open_page("/audit?range=7d")
-    page.get_by_label("What").fill("policy")
-    page.get_by_label("Who").fill("pietro")
+    page.get_by_role("searchbox", name="What").fill("policy")
+    page.get_by_role("searchbox", name="Who").fill("pietro")
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#changes tbody tr").first).to_contain_text("max attempts: 4 → 3")
-    page.get_by_label("What").fill("kill")
-    page.get_by_label("Who").fill("olga")
+    page.get_by_role("searchbox", name="What").fill("kill")
+    page.get_by_role("searchbox", name="Who").fill("olga")
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#acts tbody tr").first).to_contain_text(
         "killed by olga: wrong dataset, ticket 170299"

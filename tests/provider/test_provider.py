@@ -35,6 +35,7 @@ from asyncstageout.provider.operators import CancelFTSJobsOperator, SubmitFTSJob
 from asyncstageout.provider.running import cycle_params, run_step
 from asyncstageout.provider.sensors import TRIGGER, OpenFTSJobsSensor
 from asyncstageout.provider.triggers import OpenFTSJobsTrigger, PendingFilesTrigger
+from asyncstageout.provider.web import fts_monitor
 from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.tls import client_certificate
 from asyncstageout.steps.recording import Summary
@@ -125,6 +126,8 @@ def test_the_monitor_page_of_a_job(connections: House, monkeypatch: pytest.Monke
     monkeypatch.setenv("AIRFLOW_CONN_FTS3_DEFAULT", json.dumps({"conn_type": "fts3", "host": "fts.cern.ch"}))
     assert FTSHook().monitor_url("abc") == "https://fts.cern.ch:8449/fts3/ftsmon/#/job/abc"
     assert FTSHook().endpoint == "https://fts.cern.ch:8446"
+    assert fts_monitor("fts3_default", "abc") == FTSHook().monitor_url("abc")
+    assert fts_monitor("no_such_server", "abc") is None
 
 
 def test_submitting_a_shard(connections: House, add: Add) -> None:

@@ -54,15 +54,19 @@ RETRY_POLICY = ExceptionRetryPolicy(
 
 PARAMS = {
     "source": Param(
-        None, type=["null", "string"], description="Only this source, by its name in `stageout_sources`."
+        None,
+        type=["null", "string"],
+        description="Only this source, by its name in `stageout_sources`.",
+        title="Source",
     ),
     "since": Param(
         None,
         type=["null", "string"],
         format="date-time",
         description="Look back to this time, for sources with times.",
+        title="Since",
     ),
-    "dry_run": Param(False, type="boolean", description="Only say what would come in."),
+    "dry_run": Param(False, type="boolean", description="Only say what would come in.", title="Dry run"),
 }
 
 

@@ -44,6 +44,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.assets import BLOCKS
+
 FOR_PEOPLE = {
     "asyncstageout.steps.publish.PublishingStopped": "DBS does not let us in; the next run tries again",
     "asyncstageout.steps.publication_summary.PublicationNeedsPeople": "looking again does not help",
@@ -91,7 +93,7 @@ def stageout_publish() -> None:
         return publication.publish(context, shard)
 
     # Skipped with all before it, where nothing was due.
-    @task(trigger_rule="all_done_min_one_success")
+    @task(trigger_rule="all_done_min_one_success", outlets=[BLOCKS])
     def summarise() -> dict[str, Any]:
         from asyncstageout.provider import publication
 

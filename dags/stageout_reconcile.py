@@ -52,7 +52,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
     catchup=False,
     # More than one, since Airflow may stall a DAG with a limit of one for 30 s; the catalogue keeps them apart.
     max_active_runs=2,
-    params={"dry_run": Param(False, type="boolean", description="Only say what would be mended.")},
+    params={
+        "dry_run": Param(False, type="boolean", description="Only say what would be mended.", title="Dry run")
+    },
     tags=["stageout", "reconcile"],
     default_args={
         "owner": "stageout-operators",

@@ -37,7 +37,9 @@ from asyncstageout.provider.forms import (
     ApproveFilesOperator,
 )
 
-KILLED_TOO = Param(False, type="boolean", description="Also files that somebody killed.")
+KILLED_TOO = Param(
+    False, type="boolean", title="Killed ones too", description="Also files that somebody killed."
+)
 
 
 @dag(

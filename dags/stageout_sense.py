@@ -34,6 +34,7 @@ from typing import Any
 
 from airflow.sdk import dag, get_current_context, task
 
+from asyncstageout.provider.assets import FILES
 from asyncstageout.provider.sensors import OpenFTSJobsSensor
 
 
@@ -55,7 +56,7 @@ from asyncstageout.provider.sensors import OpenFTSJobsSensor
 )
 def stageout_sense() -> None:
     # A silent server makes `sense` red; what the other servers said is applied all the same.
-    @task(execution_timeout=timedelta(minutes=15), trigger_rule="all_done")
+    @task(execution_timeout=timedelta(minutes=15), trigger_rule="all_done", outlets=[FILES])
     def update_catalogue() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 

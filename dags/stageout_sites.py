@@ -50,11 +50,16 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 PARAMS = {
-    "site": Param(None, type=["null", "string"], description="Only this site or RSE, such as T2_IT_Bari."),
-    "source": Param(
-        None, type=["null", "string"], description="Only this source, as `aso sites list` shows it."
+    "site": Param(
+        None, type=["null", "string"], description="Only this site or RSE, such as T2_IT_Bari.", title="Site"
     ),
-    "dry_run": Param(False, type="boolean", description="Only say what would change."),
+    "source": Param(
+        None,
+        type=["null", "string"],
+        description="Only this source, as `aso sites list` shows it.",
+        title="Source",
+    ),
+    "dry_run": Param(False, type="boolean", description="Only say what would change.", title="Dry run"),
 }
 
 

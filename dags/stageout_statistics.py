@@ -57,15 +57,26 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 
-def _time(description: str) -> Param:
-    return Param(None, type=["null", "string"], format="date-time", section="Hours", description=description)
+def _time(description: str, title: str) -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        section="Hours",
+        title=title,
+        description=description,
+    )
 
 
 PARAMS = {
-    "from": _time("Count all hours from this one on, in place of the last one."),
-    "to": _time("Up to this time; without it, to now."),
-    "dry_run": Param(False, type="boolean", description="Only say what would be dropped; delete nothing."),
-    "clean_airflow": Param(False, type="boolean", description="Clean Airflow's own database now."),
+    "from": _time("Count all hours from this one on, in place of the last one.", title="From"),
+    "to": _time("Up to this time; without it, to now.", title="To"),
+    "dry_run": Param(
+        False, type="boolean", description="Only say what would be dropped; delete nothing.", title="Dry run"
+    ),
+    "clean_airflow": Param(
+        False, type="boolean", description="Clean Airflow's own database now.", title="Clean Airflow"
+    ),
 }
 
 

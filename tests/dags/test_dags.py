@@ -25,6 +25,7 @@ EXPECTED = {
     "stageout_clean": ["delete", "look", "summarise", "sweep"],
     "stageout_kill": ["approve", "cancel", "confirm", "kill", "select"],
     "stageout_retry": ["approve", "retry", "select"],
+    "stageout_statistics": ["clean_airflow", "export", "partitions", "prune", "roll_up", "summarise"],
 }
 
 
@@ -59,16 +60,31 @@ def test_a_dag_is_an_operators_manual(dags: dict[str, DAG], name: str) -> None:
     assert sum(1 for _ in (DAGS / f"{name}.py").open()) <= 200, "a DAG file is an outline"
 
 
-def test_the_form_is_typed_and_explained(dags: dict[str, DAG]) -> None:
-    params = dags["stageout_transfer"].params
-    assert set(params) == {
-        "username", "task", "source", "destination", "created_from", "created_to", "limit", "dry_run",
-    }  # fmt: skip
-    for name in params:
-        param = params.get_param(name)
-        assert param.description, name
-        assert "type" in param.schema, name
-    assert params["dry_run"] is False
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_form_is_typed_and_explained(dags: dict[str, DAG], name: str) -> None:
+    params = dags[name].params
+    for field in params:
+        param = params.get_param(field)
+        assert param.description, field
+        assert param.schema["title"], field
+        assert "type" in param.schema, field
+        param.resolve()  # the form can be sent as it is
+    assert "dry_run" in params or not params
+
+
+def test_the_catalogue_is_named_by_assets(dags: dict[str, DAG]) -> None:
+    """Each event of them says what the run did."""
+    made = {
+        asset.name: (name, task.task_id)
+        for name, dag in dags.items()
+        for task in dag.tasks
+        for asset in task.outlets
+    }
+    assert made == {
+        "stageout_fts_jobs": ("stageout_transfer", "summarise"),
+        "stageout_files": ("stageout_sense", "update_catalogue"),
+        "stageout_blocks": ("stageout_publish", "summarise"),
+    }
 
 
 def test_the_form_is_what_a_cycle_takes(dags: dict[str, DAG]) -> None:

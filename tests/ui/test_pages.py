@@ -53,7 +53,17 @@ OPERATORS_ONLY = {
     "/sites": "/sites",
     "/sites/{site}": "/sites/T2_IT_Bari",
     "/users": "/users",
+    "/jobs": "/jobs",
+    "/cycles": "/cycles",
+    "/steps": "/steps",
+    "/audit": "/audit",
 }
+OF_ONE = {
+    "/jobs/{job}": "/jobs/00000000-0000-4000-8000-000000000000",
+    "/cycles/{cycle}": "/cycles/1",
+    "/runs/{dag_id}/{run_id}": "/runs/stageout_clean/scheduled__1",
+}
+"""Operators' pages of things of which an empty catalogue has none: 404 there."""
 OF_FILES = {
     "/users/{username}": "/users/alice",
     "/tasks/{task}": "/tasks/261122_alice_task",
@@ -79,11 +89,12 @@ def page_of(client: TestClient, path: str, status: int = 200) -> Element:
 
 
 def test_every_route_is_in_a_table(pages: FastAPI) -> None:
-    assert {route.path for _, route in routes(pages)} == OPERATORS_ONLY.keys() | EVERYBODYS.keys()
+    known = OPERATORS_ONLY.keys() | OF_ONE.keys() | EVERYBODYS.keys()
+    assert {route.path for _, route in routes(pages)} == known
 
 
 def test_every_route_says_who_may(pages: FastAPI) -> None:
-    found = dict.fromkeys(OPERATORS_ONLY, True) | dict.fromkeys(EVERYBODYS, False)
+    found = dict.fromkeys([*OPERATORS_ONLY, *OF_ONE], True) | dict.fromkeys(EVERYBODYS, False)
     for method, route in routes(pages):
         assert method == "GET", "pages change nothing: the REST API does"
         assert needs(route.dependant, who_asks), route.path
@@ -108,6 +119,9 @@ def test_users_see_no_page_of_operators(room: Room) -> None:
         refused = page_of(room("alice"), path, 403)
         assert "alice is no operator." in refused.text
         assert page_of(room("olga"), path).one("h1").text
+    for path in OF_ONE.values():
+        assert "alice is no operator." in page_of(room("alice"), path, 403).text
+        page_of(room("olga"), path, 404)
 
 
 def test_users_see_their_own_files(room: Room, add: Add) -> None:

@@ -64,7 +64,7 @@ def deliver(context: Context, subscription: str) -> dict[str, Any]:
     def body(conn: Connection, step_run: int) -> Summary:
         return step.deliver(conn, subscription, partial(receiver_of, conn), step_run=step_run)
 
-    return run_step(context, body).as_xcom()
+    return run_step(context, body, label="subscriber").as_xcom()
 
 
 def receiver_of(conn: Connection, view: SubscriptionView) -> Receiver:

@@ -22,4 +22,7 @@ PAGES = (
     Entry("Users", places.USERS, is_for_operators=True),
     Entry("Tasks", places.TASKS),
     Entry("Failures", places.FAILURES),
+    Entry("FTS jobs", places.JOBS, is_for_operators=True),
+    Entry("Cycles", places.CYCLES, is_for_operators=True),
+    Entry("Audit", places.AUDIT, is_for_operators=True),
 )

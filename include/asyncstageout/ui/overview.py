@@ -88,17 +88,20 @@ def place_of(page: Page, about: About) -> str | None:
     """Return the address where to look, or None if the pages do not show it."""
     match about.kind:
         case "link":
-            return page.url(places.link(*about.names))
+            place = places.link(*about.names)
         case "site":
-            return page.url(places.site(*about.names))
+            place = places.site(*about.names)
         case "jobs":
-            return page.url(places.path("links", show="in_flight"))
+            place = places.path("jobs", show="doubt")
+        case "server":
+            place = places.path("jobs", server=about.names[0])
         case "sites":
-            return page.url(places.SITES)
+            place = places.SITES
         case "step":
-            dag_id, run_id, task_id, map_index = about.names
-            return page.airflow(places.log(dag_id, run_id, task_id, map_index))
-    return None
+            place = places.run(*about.names[:2])
+        case _:
+            return None
+    return page.url(place)
 
 
 def _busiest(page: Page, conn: Connection) -> Any:

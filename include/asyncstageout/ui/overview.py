@@ -11,9 +11,10 @@ from psycopg import Connection
 
 from asyncstageout.api.callers import Catalogue
 from asyncstageout.api.scopes import visible_to
-from asyncstageout.catalogue.attention import About, attention
+from asyncstageout.catalogue.attention import attention
 from asyncstageout.catalogue.queues import own_files, queues
 from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
+from asyncstageout.core.alerts import About
 from asyncstageout.core.delays import Delay
 from asyncstageout.ui import failures, places
 from asyncstageout.ui.charts import Chart, columns, delay_lines

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 
 from asyncstageout.catalogue.cycles import CycleParams
+from asyncstageout.provider.watched import task_failed
 
 DAGS = Path(__file__).parents[2] / "dags"
 EXPECTED = {
+    "stageout_alerts": ["watch"],
     "stageout_transfer": ["collect", "group", "submit", "summarise"],
     "stageout_sense": ["sense", "update_catalogue"],
     "stageout_reconcile": ["check", "repair", "verdict"],
@@ -25,6 +28,7 @@ EXPECTED = {
     "stageout_clean": ["delete", "look", "summarise", "sweep"],
     "stageout_kill": ["approve", "cancel", "confirm", "kill", "select"],
     "stageout_retry": ["approve", "retry", "select"],
+    "stageout_statistics": ["clean_airflow", "export", "partitions", "prune", "roll_up", "summarise"],
 }
 
 
@@ -57,6 +61,31 @@ def test_a_dag_is_an_operators_manual(dags: dict[str, DAG], name: str) -> None:
         assert task.owner == "stageout-operators"
         assert task.retries >= 3
     assert sum(1 for _ in (DAGS / f"{name}.py").open()) <= 200, "a DAG file is an outline"
+
+
+def test_airflow_calls_back_when_a_task_of_any_dag_fails(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        for one in dag.tasks:
+            assert one.on_failure_callback == [task_failed], one
+
+
+def test_every_run_has_a_deadline_unless_it_waits_for_people(dags: dict[str, DAG]) -> None:
+    without = {name for name, dag in dags.items() if not dag.deadline}
+    assert without == {"stageout_kill", "stageout_retry"}
+    for name in dags.keys() - without:
+        (alert,) = dags[name].deadline
+        assert alert.callback.path == "asyncstageout.provider.watched.run_is_late"
+        longest = max(
+            (one.execution_timeout for one in dags[name].tasks if one.execution_timeout), default=None
+        )
+        assert longest is None or alert.interval >= longest, name
+
+
+def test_a_dag_survives_serialization_with_its_deadline(dags: dict[str, DAG]) -> None:
+    for name, dag in dags.items():
+        kept = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        assert bool(kept.deadline) == bool(dag.deadline), name
+        assert all(one.has_on_failure_callback for one in kept.tasks)
 
 
 def test_the_form_is_typed_and_explained(dags: dict[str, DAG]) -> None:

@@ -103,7 +103,8 @@ _TOLD = """
 SELECT DISTINCT ON (a.rule, a.subject, m.channel) a.rule, a.subject, m.channel, m.alert, m.severity, m.made_at
 FROM alert o JOIN alert a ON a.rule = o.rule AND a.subject = o.subject
     JOIN alert_message m ON m.alert = a.id
-WHERE o.state = 'open' AND m.kind <> 'over' AND m.dropped_at IS NULL AND m.made_at > %(since)s
+WHERE o.state = 'open' AND m.kind <> 'over' AND m.dropped_at IS NULL
+    AND (a.id = o.id OR m.made_at > %(since)s)
 ORDER BY a.rule, a.subject, m.channel, m.id DESC
 """
 

@@ -322,16 +322,3 @@ class Notice(NamedTuple):
             case Kind.AGAIN:
                 return f"{self.severity.name.lower()}, still"
         return self.severity.name.lower()
-
-
-def subject_line(notices: Sequence[Notice]) -> str:
-    """Say in one line what some notices are about, for a mail.
-
-    >>> subject_line([])
-    '[stageout] nothing'
-    """
-    if not notices:
-        return "[stageout] nothing"
-    first = max(notices, key=lambda one: (one.kind is not Kind.OVER, one.severity))
-    rest = f" (and {len(notices) - 1:,} more)" if len(notices) > 1 else ""
-    return f"[stageout] {first.word}: {' '.join(first.sentence.split())[:120]}{rest}"

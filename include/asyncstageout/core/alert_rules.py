@@ -248,6 +248,11 @@ def matching(pattern: str) -> list[str]:
     return [name for name in RULES if fnmatchcase(name, pattern)]
 
 
+def runbook(rule: str) -> str:
+    """Return the file in ``runbooks/`` of a rule; empty for one that there is no more."""
+    return RULES[rule].runbook if rule in RULES else ""
+
+
 def check_settings(rule: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of a rule as they are kept.
 

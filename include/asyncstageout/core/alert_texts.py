@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from asyncstageout.core.alert_rules import RULES
+from asyncstageout.core.alert_rules import runbook
 from asyncstageout.core.alerts import Kind, Notice
 
 TITLE_CHARS = 120
@@ -26,9 +26,8 @@ class Links(NamedTuple):
 
     def runbook(self, notice: Notice) -> str:
         """Return the address of the rule's runbook, or its name where no address is known."""
-        if notice.rule not in RULES:
-            return ""
-        return self._to(f"runbooks/{RULES[notice.rule].runbook}") or f"runbooks/{RULES[notice.rule].runbook}"
+        name = runbook(notice.rule)
+        return (self._to(f"runbooks/{name}") or f"runbooks/{name}") if name else ""
 
     def _to(self, place: str) -> str:
         return f"{self.base}/stageout/ui/{place}" if self.base else ""

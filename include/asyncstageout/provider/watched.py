@@ -1,7 +1,7 @@
 """What every DAG calls when a task of it fails for good, or a run of it is late: the catalogue is told.
 
 Whether anybody else is told, when and how often is decided with all other alerts (``steps.alerts``): a
-callback that wrote mails itself would write one for every failure. Imports are light, since DAG files import this.
+callback that wrote mails itself would write one for every failure. Imports are light: DAG files import this.
 """
 
 from __future__ import annotations

@@ -11,10 +11,12 @@ from psycopg import Connection
 
 from asyncstageout.api.callers import Catalogue
 from asyncstageout.api.scopes import visible_to
+from asyncstageout.catalogue.alert_settings import rules_in_force, silences_in_force
+from asyncstageout.catalogue.alerts import known_alerts
 from asyncstageout.catalogue.attention import attention
 from asyncstageout.catalogue.queues import own_files, queues
 from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
-from asyncstageout.core.alerts import About
+from asyncstageout.core.alerts import About, Attention, Silence, grouped, silence_of
 from asyncstageout.core.delays import Delay
 from asyncstageout.ui import failures, places
 from asyncstageout.ui.charts import Chart, columns, delay_lines
@@ -58,12 +60,20 @@ def overview(page: Looking, conn: Catalogue) -> Response:
     if usernames is None:
         return page.show(
             "overview.html", title="Overview", tables=[_busiest(page, conn), category], found=found,
-            charts=charts, queues=queues(conn), own=None, needs=attention(conn, page.now), place_of=place_of,
+            charts=charts, queues=queues(conn), own=None, needs=needs(page, conn), place_of=place_of,
         )  # fmt: skip
     return page.show(
         "overview.html", title="Your files", tables=[_tasks(page, conn, usernames), category], found=found,
         charts=charts, queues=None, own=own_files(conn, usernames), needs=(), place_of=place_of,
     )  # fmt: skip
+
+
+def needs(page: Page, conn: Connection) -> list[tuple[Attention, Silence | None]]:
+    """Return what needs a person, each with the silence of its alert."""
+    rules, silences = rules_in_force(conn), silences_in_force(conn)
+    groups = grouped(attention(conn, page.now, rules), rules, known_alerts(conn))
+    found = sorted(groups.values(), key=lambda one: (-one.severity, one.since or page.now))
+    return [(one, silence_of(one.key, silences)) for one in found]
 
 
 def throughput(
@@ -96,10 +106,11 @@ def place_of(page: Page, about: About) -> str | None:
             return page.url(places.path("links", show="in_flight"))
         case "sites":
             return page.url(places.SITES)
-        case "step":
-            dag_id, run_id, task_id, map_index = about.names
-            mapped = ("mapped", map_index) if map_index != "-1" else ()
-            return page.airflow(places.path("dags", dag_id, "runs", run_id, "tasks", task_id, *mapped))
+        case "step" | "run":
+            dag_id, run_id, *task = about.names
+            mapped = ("mapped", task[1]) if task and task[1] != "-1" else ()
+            inside = ("tasks", task[0], *mapped) if task else ()
+            return page.airflow(places.path("dags", dag_id, "runs", run_id, *inside))
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 OVERVIEW, LINKS, SITES = "/", "/links", "/sites"
+ALERTS = "/alerts"
 
 
 def path(*parts: object, **query: object) -> str:
@@ -27,3 +28,11 @@ def link(source: str, destination: str) -> str:
 
 def site(name: str) -> str:
     return path("sites", name)
+
+
+def alert(number: int) -> str:
+    return path("alerts", number)
+
+
+def runbook(name: str) -> str:
+    return path("runbooks", name)

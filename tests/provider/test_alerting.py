@@ -229,7 +229,7 @@ def test_a_chat_as_slacks_own_provider_has_it(
     ("status", "error"),
     [(404, NotLetIn), (400, ContentRefused), (429, Failing), (500, ReceiverError), (302, NotLetIn)],
 )
-def test_a_chat_that_refuses_and_whose_secret_stays_secret(
+def test_a_chat_that_refuses_and_whose_secret_stays_secret(  # noqa: PLR0917 - fixtures
     receiver: AnsweringServer,
     port: int,
     connected: Connected,

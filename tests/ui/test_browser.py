@@ -28,7 +28,7 @@ from ui.browsing import PATIENCE_MS, Mode, browser, context, violations
 
 FILES, DAYS = 1_500, 8
 LINK = f"/links/{BROKEN.source}/{BROKEN.destination}"
-PAGES = ("/", "/links", LINK, "/sites", f"/sites/{PAUSED}")
+PAGES = ("/", "/alerts", "/runbooks/credentials.md", "/links", LINK, "/sites", f"/sites/{PAUSED}")
 """A new page is one more here."""
 BAD = ("error", "warning")
 Open = Callable[..., "Page"]

@@ -170,16 +170,19 @@ def family(name: str) -> str:
 
 REFERENCE = """# Metrics
 
-`GET /stageout/api/v1/metrics` gives these numbers in Prometheus's text format to any account; an answer is at most 5 s
-old. How to scrape it, dashboards, Airflow's own metrics: [how to](../how-to/metrics.md). This page is made by
-`aso metrics reference`.
+`GET /stageout/api/v1/metrics` gives these numbers in Prometheus's text format to any account; an answer is at
+most 5 s old, and `aso metrics` prints the same. How to scrape it, dashboards, Airflow's own metrics:
+[how to](../how-to/metrics.md). This page is made by `aso metrics reference`.
 
-**Counters** are made of the catalogue's statistics, so that no restart of anything sets them back, and lag two to
-ten minutes behind (`stageout_counted_until_timestamp_seconds`). They begin anew every Monday at 00:00 UTC, which
-`rate()` and `increase()` take for a restart. **Links**: a hundred sites have ten thousand links, so only the busiest by
-volume have series of their own, those of the week before, and the rest is `source="other",destination="other"`; the REST API's
-statistics have all. In its first week an installation has the busiest of its first day. **Histograms** count exactly;
-their `_sum` is within a tenth.
+**Counters** are made of the catalogue's statistics: no restart of anything sets them back. They lag two to
+ten minutes behind (`stageout_counted_until_timestamp_seconds`), and begin anew every Monday at 00:00 UTC,
+which `rate()` and `increase()` take for a restart.
+
+**Links.** A hundred sites have ten thousand links. Only the busiest by volume have series of their own, those
+of the week before, so that none comes or goes within a week; the rest has `source` and `destination` *other*.
+In its first week an installation has those of its first day. The REST API's statistics have all links.
+
+**Histograms** count exactly; their `_sum` is within a tenth.
 
 | metric | type | labels | meaning |
 |---|---|---|---|
@@ -188,10 +191,10 @@ their `_sum` is within a tenth.
 
 def reference() -> str:
     """Return the page on all metrics, made of their definitions."""
-    rows = (
-        f"| `stageout_{name}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} | {one.meaning} |\n"
-        for name, one in sorted(METRICS.items())
-    )
+    rows = []
+    for name, one in sorted(METRICS.items()):
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        rows.append(f"| `stageout_{name}` | {one.kind} | {labels} | {one.meaning} |\n")
     return REFERENCE + "".join(rows)
 
 

@@ -23,8 +23,8 @@ LINKS = 20
 """So many links have counters of their own; all others are counted together."""
 OTHER = Link("other", "other")
 EDGES = (5, 11, 17, 20, 23, 28, 34, 41, 46, 50, 57, 62)
-"""Buckets of :mod:`asyncstageout.core.delays` at whose ends a histogram is told: about 3, 9 and 30 s, 1, 2 and
-5 minutes, a quarter of an hour, 1 hour, 3, 6, 26 hours and 3 days."""
+"""Buckets of :mod:`asyncstageout.core.delays` at whose ends a histogram is told: about 3, 9, 30 and 55 s,
+2, 5 and 15 minutes, 1, 3, 6 and 26 hours, and 3 days."""
 LINK_EVENTS = ("done", "failed")
 
 _MONDAY = datetime(2000, 1, 3, tzinfo=UTC)
@@ -98,7 +98,7 @@ def week(conn: Connection) -> Week:
 
 
 def busiest_links(conn: Connection, start: datetime) -> list[Link]:
-    """Return the links of the most volume in the week before; the same for the whole week from ``start`` on."""
+    """Return the links of the most volume in the week before ``start``."""
     rows = conn.execute(_BUSIEST, {"start": start - WEEK, "end": start, "links": LINKS})
     return [Link(*row) for row in rows]
 

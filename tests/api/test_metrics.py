@@ -79,10 +79,8 @@ def seeded(conn: Connection) -> Connection:
         """
     )
     conn.execute(
-        "INSERT INTO cleaning (transfer_id, source, source_lfn, destination, username, identity, activity, size_bytes,"
-        " known_at, state, tries, failed_at)"
-        " SELECT id, source, source_lfn, destination, username, identity, activity, 1, now(), 'FAILED', 5, now()"
-        " FROM transfer LIMIT 1"
+        "UPDATE cleaning SET state = 'FAILED', failed_at = now()"
+        " WHERE transfer_id = (SELECT min(transfer_id) FROM cleaning)"
     )
     conn.execute(
         "INSERT INTO alert (rule, subject, state, severity, sentence, about, first_seen_at, last_seen_at, opened_at)"

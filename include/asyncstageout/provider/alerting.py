@@ -38,6 +38,7 @@ def watch(context: Mapping[str, Any]) -> dict[str, Any]:
     known, problems = channels()
 
     def body(conn: Connection, step_run: int) -> Summary:
+        answers(known, datetime.now(UTC))
         looked = step.look(conn, known, now=datetime.now(UTC), step_run=step_run)
         told = step.tell(
             conn,
@@ -50,13 +51,11 @@ def watch(context: Mapping[str, Any]) -> dict[str, Any]:
         return Summary(f"{looked.sentence}. {told.sentence}{nobody}", looked.counts | told.counts)
 
     try:
-        summary = run_step(context, body)
+        return run_step(context, body).as_xcom()
     except psycopg.OperationalError as error:
         if error.sqlstate != TIMED_OUT:
             silent(known, str(error).partition("\n")[0], datetime.now(UTC))
         raise
-    answers(known, datetime.now(UTC))
-    return summary.as_xcom()
 
 
 def silent(known: Sequence[AnyChannel], problem: str, now: datetime) -> None:

@@ -6,6 +6,7 @@ RUN uv pip install --no-cache --compile-bytecode -r /opt/asyncstageout/requireme
 
 COPY --chown=airflow:root pyproject.toml README.md LICENSE /opt/asyncstageout/
 COPY --chown=airflow:root include /opt/asyncstageout/include
+COPY --chown=airflow:root runbooks /opt/asyncstageout/runbooks
 RUN uv pip install --no-cache --compile-bytecode --no-deps /opt/asyncstageout
 
 COPY --chown=airflow:root dags /opt/airflow/dags

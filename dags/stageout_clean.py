@@ -42,6 +42,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.clean_run.CleaningNeedsPeople": "trying again does not help; somebody must look",
     "asyncstageout.provider.storages.StorageConnectionMissing": "somebody must make the connection",
@@ -127,7 +129,9 @@ PARAMS = {
         "retry_delay": timedelta(seconds=30),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=180),
     doc_md=__doc__,
     dag_display_name="Stage-out: clean",
 )

@@ -39,6 +39,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.intake.IntakeNeedsPeople": "somebody must look at what was refused",
     "asyncstageout.provider.sources.SourcesInvalid": "the list of sources is wrong and stays so",
@@ -84,7 +86,9 @@ PARAMS = {
         "retry_delay": timedelta(seconds=20),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(hours=1),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: intake",
 )

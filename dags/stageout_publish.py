@@ -45,6 +45,7 @@ from airflow.sdk import (
 )
 
 from asyncstageout.provider.assets import BLOCKS
+from asyncstageout.provider.watched import deadline, task_failed
 
 FOR_PEOPLE = {
     "asyncstageout.steps.publish.PublishingStopped": "DBS does not let us in; the next run tries again",
@@ -73,7 +74,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: publish",
 )

@@ -35,6 +35,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -62,7 +64,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=20),
     doc_md=__doc__,
     dag_display_name="Stage-out: reconcile",
 )

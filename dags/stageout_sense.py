@@ -36,6 +36,7 @@ from airflow.sdk import dag, get_current_context, task
 
 from asyncstageout.provider.assets import FILES
 from asyncstageout.provider.sensors import OpenFTSJobsSensor
+from asyncstageout.provider.watched import deadline, task_failed
 
 
 @dag(
@@ -50,7 +51,9 @@ from asyncstageout.provider.sensors import OpenFTSJobsSensor
         "owner": "stageout-operators",
         "retries": 3,
         "retry_delay": timedelta(seconds=10),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=20),
     doc_md=__doc__,
     dag_display_name="Stage-out: sense",
 )

@@ -34,6 +34,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -77,7 +79,9 @@ PARAMS = {
         "retry_delay": timedelta(minutes=1),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: sites",
 )

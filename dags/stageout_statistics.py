@@ -42,6 +42,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.statistics.EventsGone": "what was dropped cannot be counted again",
     "asyncstageout.steps.retention.DropsOverdue": "the next run tries again",
@@ -94,7 +96,9 @@ PARAMS = {
         "retry_delay": timedelta(minutes=1),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(hours=3),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=240),
     doc_md=__doc__,
     dag_display_name="Stage-out: statistics",
 )

@@ -47,6 +47,7 @@ from airflow.sdk import (
 from asyncstageout.provider.assets import FTS_JOBS
 from asyncstageout.provider.operators import SubmitFTSJobsOperator
 from asyncstageout.provider.triggers import PendingFilesTrigger
+from asyncstageout.provider.watched import deadline, task_failed
 
 PENDING = Asset(
     name="stageout_pending",
@@ -140,7 +141,9 @@ PARAMS = {
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=30),
     doc_md=__doc__,
     dag_display_name="Stage-out: transfer",
 )

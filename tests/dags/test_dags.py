@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 
 from asyncstageout.catalogue.cycles import CycleParams
+from asyncstageout.provider.watched import task_failed
 
 DAGS = Path(__file__).parents[2] / "dags"
 EXPECTED = {
+    "stageout_alerts": ["watch"],
     "stageout_transfer": ["collect", "group", "submit", "summarise"],
     "stageout_sense": ["sense", "update_catalogue"],
     "stageout_reconcile": ["check", "repair", "verdict"],
@@ -85,6 +88,31 @@ def test_the_catalogue_is_named_by_assets(dags: dict[str, DAG]) -> None:
         "stageout_files": ("stageout_sense", "update_catalogue"),
         "stageout_blocks": ("stageout_publish", "summarise"),
     }
+
+
+def test_airflow_calls_back_when_a_task_of_any_dag_fails(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        for one in dag.tasks:
+            assert one.on_failure_callback == [task_failed], one
+
+
+def test_every_run_has_a_deadline_unless_it_waits_for_people(dags: dict[str, DAG]) -> None:
+    without = {name for name, dag in dags.items() if not dag.deadline}
+    assert without == {"stageout_kill", "stageout_retry"}
+    for name in dags.keys() - without:
+        (alert,) = dags[name].deadline
+        assert alert.callback.path == "asyncstageout.provider.watched.run_is_late"
+        longest = max(
+            (one.execution_timeout for one in dags[name].tasks if one.execution_timeout), default=None
+        )
+        assert longest is None or alert.interval >= longest, name
+
+
+def test_a_dag_survives_serialization_with_its_deadline(dags: dict[str, DAG]) -> None:
+    for name, dag in dags.items():
+        kept = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        assert bool(kept.deadline) == bool(dag.deadline), name
+        assert all(one.has_on_failure_callback for one in kept.tasks)
 
 
 def test_the_form_is_what_a_cycle_takes(dags: dict[str, DAG]) -> None:

@@ -57,6 +57,11 @@ SHOTS = (
         "What somebody who is no operator sees: his own files and nothing else.", who="",
     ),
     Shot(
+        "alerts", "Alerts", "/alerts",
+        "What needs a person, each told once to whom it concerns, with its runbook. *Silence* asks for a reason and an"
+        " end. Below: what is over, and who is told.",
+    ),
+    Shot(
         "links", "Links", "/links",
         "Every source and destination; cells show volume, efficiency, what waits, what is in flight, or the oldest."
         " The table below holds all links, sorts by any column, and is a CSV file too.",

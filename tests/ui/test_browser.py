@@ -30,6 +30,8 @@ FILES, DAYS = 1_500, 8
 LINK = f"/links/{BROKEN.source}/{BROKEN.destination}"
 PAGES = (
     "/",
+    "/alerts",
+    "/runbooks/credentials.md",
     "/links",
     LINK,
     "/sites",

@@ -46,6 +46,8 @@ class ConfigChange:
                 site = [f"site {row['site']}"] if row.get("site") else []
                 rest = [str(scope)] if any(scope) or not site else []
                 return f"{row['mode']} {row['id']} of {', '.join(site + rest)}"
+            case "alert_silence":
+                return f"silence of {row['rule']} for {row['subject']}"
         return f"{self.object} {row.get('name') or row.get('location')}"
 
     def differences(self) -> list[tuple[str, Any, Any]]:

@@ -17,6 +17,7 @@ class Entry(NamedTuple):
 
 PAGES = (
     Entry("Overview", places.OVERVIEW),
+    Entry("Alerts", places.ALERTS, is_for_operators=True),
     Entry("Links", places.LINKS, is_for_operators=True),
     Entry("Sites", places.SITES, is_for_operators=True),
     Entry("Users", places.USERS, is_for_operators=True),

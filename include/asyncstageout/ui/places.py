@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 OVERVIEW, LINKS, SITES = "/", "/links", "/sites"
 USERS, TASKS, FAILURES, SEARCH = "/users", "/tasks", "/failures", "/search"
 JOBS, CYCLES, STEPS, AUDIT = "/jobs", "/cycles", "/steps", "/audit"
+ALERTS = "/alerts"
 
 
 def path(*parts: object, **query: object) -> str:
@@ -71,3 +72,11 @@ def log(
 def airflow_run(dag_id: str, run_id: str) -> str:
     """Return where Airflow shows a run: a path below Airflow's own root."""
     return path("dags", dag_id, "runs", run_id)
+
+
+def alert(number: int) -> str:
+    return path("alerts", number)
+
+
+def runbook(name: str) -> str:
+    return path("runbooks", name)

@@ -159,3 +159,9 @@ def test_the_plugin_is_light_and_serves_below_stageout() -> None:
     assert f"!{path.name}" in path.with_name(".airflowignore").read_text().split()
     imports = path.read_text().partition("class ")[0]
     assert "asyncstageout" not in imports.partition('"""')[2].partition('"""')[2]
+
+
+def test_jobs_have_a_page_in_the_monitor_of_their_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FTS_HERE", "fts3://fts.example.test")
+    assert web.fts_monitor("fts_here", "7") == "https://fts.example.test:8449/fts3/ftsmon/#/job/7"
+    assert web.fts_monitor("fts_nowhere", "7") is None

@@ -163,6 +163,46 @@ def by_subject(
     return _ask(conn, period, of, keys=("subject", "other"), delays=delays, ending=ending, limit=limit)
 
 
+_FAILED_IN = """
+SELECT s.subject, s.other, s.failures
+FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS r(start_at, end_at)
+    JOIN statistic_{name} s ON s.at >= r.start_at AND s.at < r.end_at
+WHERE {condition} AND s.failures IS NOT NULL
+"""
+
+# Nothing else is added up: of many links, that costs many times as much.
+_FAILURES = """
+WITH word AS (
+    SELECT p.subject, p.other, m.key AS category, sum(m.value::bigint) AS attempts
+    FROM ({source}) p CROSS JOIN LATERAL jsonb_each_text(p.failures) m
+    WHERE %(category)s::text IS NULL OR m.key = %(category)s GROUP BY 1, 2, 3
+)
+SELECT subject, other, sum(attempts)::bigint AS failed_attempts,
+    (array_agg(category ORDER BY attempts DESC, category))[1] AS most
+FROM word GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s
+"""
+
+
+def failures_by_subject(
+    conn: Connection, period: Period, of: Of, *, category: str | None = None, limit: int = 1000
+) -> list[dict[str, Any]]:
+    """Return how many attempts failed of each link, site, user or task, the most first, and why most often.
+
+    Args:
+        category: only such failures; None: all.
+    """
+    pieces, times = _pieces(conn, period)
+    condition = _condition(of)
+    parts = [_FAILED_IN.format(name=name, condition=condition) for name in pieces]
+    if times["live_start"] < times["live_end"]:
+        live = _LIVE.format(condition=condition)
+        parts.append(f"SELECT subject, other, failures FROM ({live}) l WHERE failures IS NOT NULL")
+    named = {"kind": of.kind.value, "subject": of.subject, "other": of.other, "category": category}
+    query = _FAILURES.format(source=" UNION ALL ".join(parts))
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, named | times | {"limit": limit}).fetchall()
+
+
 def subjects_seen(conn: Connection, period: Period) -> dict[str, int]:
     """Return how many links, sites, users and tasks had anything to do with what happened, by kind."""
     pieces, values = _pieces(conn, period)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -14,20 +15,20 @@ from psycopg import Connection
 from asyncstageout.api.callers import Catalogue
 from asyncstageout.api.scopes import refuse_stranger, visible_to
 from asyncstageout.catalogue.failed_attempts import Wanted, failed_attempts
-from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
+from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, failures_by_subject, over_time, totals
 from asyncstageout.core.failures import Category
 from asyncstageout.core.prospects import remedy
 from asyncstageout.ui import failures, places
 from asyncstageout.ui.charts import Chart, Series, starts_of
 from asyncstageout.ui.page import Looking, Page
-from asyncstageout.ui.tables import Column, Row, Shown, Table
+from asyncstageout.ui.tables import Column, Shown, Table
 from asyncstageout.ui.words import number
 
 router = APIRouter()
 
 DRAWN = 6
 """Categories with a colour of their own in the chart; all others are one."""
-MOST_SUBJECTS = 20_000
+MOST_AFFECTED = 1_000
 FILES_SHOWN = 200
 
 Site = Annotated[str, Query(max_length=255, pattern=r"^[A-Za-z0-9_.:/@\- ]*$")]
@@ -48,7 +49,6 @@ _PEOPLE = (
     Column("subject", "User", place=lambda row: row["place"], hint="Leads to why his files failed"),
     Column("failed_attempts", "Failed attempts", Shown.NUMBER),
     Column("share", "Of all these", Shown.SHARE),
-    Column("failed", "Failed for good", Shown.NUMBER, hint="Files, for whatever reason"),
     Column("most", "Most often"),
 )
 
@@ -151,7 +151,7 @@ def _trend(
     """Return how many attempts failed over time, by category, the most frequent from below."""
     period = page.span.pieces(page.now, counted_of[0].kind)
     starts = starts_of(period)
-    by_start = {at: Counter[str]() for at in starts}
+    by_start: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
     for of in counted_of:
         for row in over_time(conn, period, of):
             by_start[row["at"]].update(_only(where, row["failures"]))
@@ -169,54 +169,47 @@ def _trend(
 
 
 def _links(page: Page, conn: Connection, where: Where) -> Table:
-    period = page.span.whole(page.now)
-    rows = {
-        (row["subject"], row["other"]): row
-        for of in where.links()
-        for row in by_subject(conn, period, of, order="failures", limit=MOST_SUBJECTS)
-    }
-
-    def place(row: Row) -> str:
-        return places.failures(source=row["subject"], destination=row["other"], category=where.category)
-
+    rows = [
+        {
+            **row,
+            "link": f"{row['subject']} → {row['other']}",
+            "which": "why",
+            "place": places.failures(
+                source=row["subject"], destination=row["other"], category=where.category
+            ),
+        }
+        for row in _most_affected(page, conn, where, where.links())
+    ]
     return page.table(
-        "links", f"Links, {page.span.words}", _AFFECTED, _with_failures(where, rows.values(), place),
-        sort="-failed_attempts", per_page=20, empty="No attempt failed on any link.",
+        "links", f"Links, {page.span.words}", _AFFECTED, rows, sort="-failed_attempts", per_page=20,
+        empty="No attempt failed on any link.",
     )  # fmt: skip
 
 
 def _users(page: Page, conn: Connection, where: Where) -> Table:
-    period = page.span.whole(page.now)
-    rows = by_subject(conn, period, Of(Kind.USER), order="failures", limit=MOST_SUBJECTS)
-
-    def place(row: Row) -> str:
-        return places.failures(user=row["subject"], category=where.category)
-
+    rows = [
+        {**row, "place": places.failures(user=row["subject"], category=where.category)}
+        for row in _most_affected(page, conn, where, [Of(Kind.USER)])
+    ]
     return page.table(
-        "users", f"Users, {page.span.words}", _PEOPLE, _with_failures(where, rows, place),
-        sort="-failed_attempts", per_page=20, empty="No attempt of anybody's files failed.",
+        "users", f"Users, {page.span.words}", _PEOPLE, rows, sort="-failed_attempts", per_page=20,
+        empty="No attempt of anybody's files failed.",
     )  # fmt: skip
 
 
-def _with_failures(where: Where, rows: Collection[Row], place: Callable[[Row], str]) -> list[dict[str, Any]]:
-    """Return those rows of the statistics in which anything failed that is meant."""
-    found = [(row, counted) for row in rows if (counted := _only(where, row["failures"]))]
-    total = sum(sum(counted.values()) for _, counted in found)
-    return [
-        {
-            **row,
-            "link": f"{row['subject']} → {row['other']}",
-            "failed_attempts": sum(counted.values()),
-            "share": sum(counted.values()) / total,
-            "most": max(counted, key=lambda name: counted[name]),
-            "which": "why",
-            "place": place(row),
-        }
-        for row, counted in found
-    ]
+def _most_affected(page: Page, conn: Connection, where: Where, of: Iterable[Of]) -> list[dict[str, Any]]:
+    """Return the failures of all of these together, each with its share of them."""
+    period = page.span.whole(page.now)
+    found = {
+        (row["subject"], row["other"]): row
+        for one in of
+        for row in failures_by_subject(conn, period, one, category=where.category, limit=MOST_AFFECTED)
+    }
+    total = sum(row["failed_attempts"] for row in found.values())
+    return [{**row, "share": row["failed_attempts"] / total} for row in found.values()]
 
 
-def _added(maps: Any) -> dict[str, int]:
+def _added(maps: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for one in maps:
         total.update(one)

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from asyncstageout.core.planning import Link
 from asyncstageout.core.slow_jobs import LEAST, SAMPLE
 
-OPEN_SHOWN = 2_000
+OPEN_SHOWN = 1_000
 OF_CYCLE_SHOWN = 2_000
 SETTLED = timedelta(hours=1)
 """What FTS said of a job is on record so long after its end at the latest."""

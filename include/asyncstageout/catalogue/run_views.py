@@ -13,12 +13,12 @@ Which = Literal["all", "work", "trouble"]
 LINKS_SHOWN = 5_000
 LAST_STEPS = 200_000
 """Among so many of the last steps the last run of each DAG is looked for."""
-BY_PEOPLE = "s.actor <> 'airflow' AND s.task_id <> ALL(%(no_acts)s)"
-NO_ACTS = (
-    "api: submit", "api: metadata", "api: publication", "api: crab filetransfers",
-    "api: crab fileusertransfers", "api: crab filemetadata", "load", "demo", "select",
-)  # fmt: skip
-"""Steps that hand something in, or only look: they are no acts on what is there."""
+# As the index step_run_by_people says it: without those steps that hand something in, or only look.
+_BY_PEOPLE = """
+s.actor <> 'airflow' AND s.task_id <> ALL (ARRAY[
+    'api: submit', 'api: metadata', 'api: publication', 'api: crab filetransfers',
+    'api: crab fileusertransfers', 'api: crab filemetadata', 'load', 'demo', 'select'])
+"""
 
 # Of each part of a step the last try.
 _LAST_TRIES = """
@@ -143,9 +143,10 @@ WHERE s.id >= %(first)s AND (%(before)s::bigint IS NULL OR s.id < %(before)s) AN
 ORDER BY s.id DESC LIMIT %(at_most)s
 """
 
+# By the index step_run_by_people.
 _ACTS = f"""
 SELECT {_STEP} FROM step_run s
-WHERE s.id >= %(first)s AND (%(before)s::bigint IS NULL OR s.id < %(before)s) AND {BY_PEOPLE}
+WHERE s.id >= %(first)s AND (%(before)s::bigint IS NULL OR s.id < %(before)s) AND {_BY_PEOPLE}
     AND (%(actor)s::text IS NULL OR s.actor = %(actor)s)
     AND (%(kind)s::text IS NULL OR strpos(lower(s.task_id), lower(%(kind)s)) > 0)
 ORDER BY s.id DESC LIMIT %(at_most)s
@@ -219,7 +220,7 @@ def acts(
     Args:
         kind: part of the name of the act, such as ``kill``.
     """
-    return _rows(conn, _ACTS, actor=actor, kind=kind, no_acts=list(NO_ACTS), **_between(conn, page))
+    return _rows(conn, _ACTS, actor=actor, kind=kind, **_between(conn, page))
 
 
 def _between(conn: Connection, page: Stretch) -> dict[str, Any]:

@@ -155,7 +155,8 @@ PRUNES = (
         None,
         """
         DELETE FROM airflow_report r USING (
-            SELECT ctid FROM airflow_report WHERE reported_at < %(now)s - interval '7 days' LIMIT %(batch)s) old
+            SELECT ctid FROM airflow_report WHERE reported_at < %(now)s - interval '7 days'
+            LIMIT %(batch)s) old
         WHERE r.ctid = old.ctid
         """,
     ),

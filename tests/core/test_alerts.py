@@ -5,10 +5,11 @@ from __future__ import annotations
 import doctest
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncstageout.core import alert_rules, alerts
@@ -77,8 +78,9 @@ def test_a_link_that_was_told_alone_stays_alone_and_later_ones_join_a_site() -> 
     assert subjects(broken(MIT, CERN), alerts=(known(CERN, State.OPEN),)) == {CERN: 1}
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("vwxyz")), unique=True))
-def test_every_finding_is_in_exactly_one_group(links: list[tuple[str, str]]) -> None:
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sets(st.sampled_from(list(product("abcde", "vwxyz"))), max_size=15))
+def test_every_finding_is_in_exactly_one_group(links: set[tuple[str, str]]) -> None:
     found = [broken(*link) for link in links]
     groups = grouped(found, RULES)
     seen = [member for one in groups.values() for member in (one.members or (one.subject,))]
@@ -159,12 +161,10 @@ def test_nobody_is_told_again_too_soon(last: Told | None, kind: Kind | None) -> 
 
 
 def test_every_rule_has_a_runbook_that_says_all_it_must() -> None:
-    for name, rule in RULES.items():
+    for rule in RULES.values():
         text = (RUNBOOKS / rule.runbook).read_text()
         assert "**Means.**" in text, rule.runbook
         assert "**Over when**" in text, rule.runbook
-        if text.count("`") and rule.runbook.removesuffix(".md") == name:
-            assert name
 
 
 def test_settings_of_rules() -> None:

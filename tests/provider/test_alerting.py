@@ -6,7 +6,6 @@ import json
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,6 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from asyncstageout.catalogue.alerts import open_views
 from asyncstageout.catalogue.attention import attention
 from asyncstageout.catalogue.fts_servers import note_contact
 from asyncstageout.catalogue.partitions import ensure_partitions
@@ -421,8 +419,3 @@ def test_a_callback_does_not_fail_with_the_catalogue(
     watched.run_is_late(minutes=1, context={"dag_run": {"dag_id": "d", "dag_run_id": "r", "state": "queued"}})
     assert "the catalogue does not answer" in caplog.text
     assert "hush" not in caplog.text
-
-
-def test_dag_files_do_not_load_the_catalogue() -> None:
-    assert not {"psycopg", "asyncstageout"} & set(vars(watched)), Path(watched.__file__).name
-    assert open_views

@@ -136,7 +136,7 @@ def list_alerts(
     if state is State.OVER:
         views = over_views(catalogue, limit)
     else:
-        views = [one for one in open_views(catalogue, pending=True) if one.state is state][:limit]
+        views = [one for one in open_views(catalogue, pending=True) if one.state == state][:limit]
     silences = silences_in_force(catalogue)
     return [_alert(view, silences) for view in views]
 

@@ -144,7 +144,7 @@ class AlertView:
     alert_id: int
     rule: str
     subject: str
-    state: State
+    state: str
     severity: int
     sentence: str
     remedy: str

@@ -90,7 +90,9 @@ class Calibration:
     fts_step: float = _number(
         "copies more on a link that has a queue, each run", f"{FTS_SOURCE}, conservative mode", 1.0
     )
-    fts_host_slots: float = _number("copies at a time on one FTS host", "fts3config: url-copy processes", 400.0)
+    fts_host_slots: float = _number(
+        "copies at a time on one FTS host", "fts3config: url-copy processes", 400.0
+    )
 
     copy_overhead_s: float = _number("of a copy, beside its bytes", f"{FTS}: an empty copy", 2.0)
     stream_bytes_s: float = _number(

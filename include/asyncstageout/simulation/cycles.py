@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from asyncstageout.simulation.calibration import Calibration
-from asyncstageout.simulation.cores import Activity, Cores, Kind
+from asyncstageout.simulation.cores import Activity, Cores
 from asyncstageout.simulation.scenarios import Deployment
 from asyncstageout.simulation.waits import Cohort
 
@@ -61,16 +61,12 @@ class Cycle:
     accepted: float = 0.0
     is_over: bool = False
     _now: Activity | None = None
+    """What computes or waits now; None: it waits for another cycle to have grouped."""
     _course: Iterator[Activity] = field(init=False)
 
     def __post_init__(self) -> None:
         self._course = self._phases()
         self._now = next(self._course)
-
-    @property
-    def running(self) -> Activity | None:
-        """What computes or waits now; None: it waits for another cycle to have grouped."""
-        return self._now
 
     @property
     def planned(self) -> float:
@@ -82,15 +78,15 @@ class Cycle:
         """How much of what it may take it took."""
         return self.batch.count / self.deployment.cycle_files
 
-    def advance(self, now_s: float, step_s: float, cores: Cores, slow: dict[Kind, float]) -> None:
+    def advance(self, now_s: float, step_s: float, cores: Cores) -> None:
         """Go on for so long, or until it is over or has to wait for others."""
         left_s = step_s
         while left_s > 1e-9 and not self.is_over:
-            if self._now is None and not self._enter_grouping():
+            if self._now is None and not self._enter_grouping(cores):
                 return
             activity = self._now
             assert activity is not None  # noqa: S101 - it has entered
-            takes_s = activity.takes_s(slow)
+            takes_s = activity.takes_s(cores.slow)
             part = min(1 - activity.done, left_s / takes_s) if takes_s > 0 else 1 - activity.done
             activity.done += part
             left_s -= part * takes_s
@@ -101,18 +97,17 @@ class Cycle:
                 self.accepted += self.batch.count * part
                 self.accept(self.batch, part, now_s + step_s - left_s)
             if activity.done > 1 - 1e-9:
-                self._next()
+                self._next(cores)
 
-    def _next(self) -> None:
+    def _next(self, cores: Cores) -> None:
         if self.lock.holder is self:
             self.lock.holder = None
-        upcoming = next(self._course, None)
+        before, upcoming = self._now, next(self._course, None)
         self.is_over = upcoming is None
-        self._now = upcoming
-        if upcoming is GROUPING:
-            self._now = None
+        self._now = None if upcoming is GROUPING else upcoming
+        cores.swap(before, self._now)
 
-    def _enter_grouping(self) -> bool:
+    def _enter_grouping(self, cores: Cores) -> bool:
         if self.lock.holder is not None:
             return False
         self.lock.holder = self
@@ -122,6 +117,7 @@ class Cycle:
             python_s=cost.python_s(self.batch.count, self.batch.job_count),
             postgres_s=cost.postgres_s(self.batch.count, self.batch.job_count),
         )
+        cores.swap(None, self._now)
         return True
 
     def _phases(self) -> Iterator[Activity]:

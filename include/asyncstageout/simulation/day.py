@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from asyncstageout.core.retries import DEFAULT_BACKOFF
 from asyncstageout.simulation.arrivals import (
     DAY_S,
     LOUDNESS_S,
@@ -26,7 +27,6 @@ from asyncstageout.simulation.topology import link_classes, site_classes
 from asyncstageout.simulation.transfers import Copies, Fullness
 from asyncstageout.simulation.waits import Cohort, Delays, Queue
 from asyncstageout.simulation.watches import Watch
-from asyncstageout.core.retries import DEFAULT_BACKOFF
 
 STEP_S = 1.0
 LEARN_S = 10.0
@@ -52,6 +52,7 @@ class Day:
     load: float = 1.0
     steady: bool = False
 
+    now_s: float = field(init=False, default=0.0)
     copies: Copies = field(init=False)
     looks: Looks = field(init=False)
     watch: Watch = field(init=False)
@@ -94,7 +95,7 @@ class Day:
         self.waiting = [0.0] * len(links)
         self._shares = [one.share for one in links]
         self._files_per_job = [1.0] * len(links)
-        self._random = Random(self.seed)
+        self._random = Random(self.seed)  # noqa: S311 - the same seed is the same day
         self._rung_s = -self.deployment.bell_s
         self._before = self._counters(0.0)
 
@@ -105,6 +106,11 @@ class Day:
     _before: dict[Resource, tuple[float, float]] = field(init=False)
     _accepted_lately: Delays = field(init=False, default_factory=Delays)
     _settled_lately: Delays = field(init=False, default_factory=Delays)
+    _unsorted: float = field(init=False, default=0.0)
+    """Files that wait for their first attempt and are not in ``waiting`` yet."""
+    _posted: list[tuple[Batch, float]] = field(init=False, default_factory=list)
+    """What FTS accepted and has not looked at yet."""
+    _sampled_s: float = field(init=False, default=0.0)
     _api_s: float = field(init=False, default=0.0)
     _room_s: float = field(init=False, default=0.0)
     _tasks: float = field(init=False, default=0.0)
@@ -112,20 +118,25 @@ class Day:
     _arrived_before: float = field(init=False, default=0.0)
 
     def run(self, seconds: float = DAY_S, sample_s: float = 900.0) -> Outcome:
-        """Let so much time pass, and tell what happened."""
+        """Let so much (more) time pass, and tell what happened."""
         samples: list[Sample] = []
-        parts, now_s, fts_s = self.deployment.installations, 0.0, self.calibration.fts_scheduler_s
-        while now_s < seconds:
+        parts, fts_s = self.deployment.installations, self.calibration.fts_scheduler_s
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            now_s = self.now_s
             if now_s % LOUDNESS_S == 0:
                 self._draw(now_s)
             if now_s % LEARN_S == 0:
                 self.looks.learn(self.copies, self._files_per_job)
             if now_s % fts_s < STEP_S:
+                for batch, part in self._posted:
+                    self.copies.accept(batch.files, part)
+                self._posted.clear()
                 self.looks.end(self.copies.advance(max(fts_s, STEP_S)), now_s)
             self._second(now_s)
-            now_s += STEP_S
-            if now_s % sample_s == 0:
-                samples.append(self._sampled(now_s, sample_s))
+            self.now_s += STEP_S
+            if self.now_s % sample_s == 0 or self.now_s >= until_s:
+                samples.append(self._sampled(self.now_s))
         return Outcome(
             samples=samples,
             arrived=self.arrived * parts,
@@ -142,9 +153,9 @@ class Day:
         """Return how many files are where."""
         return {
             Place.INBOX: self.inbox.files,
-            Place.WAITING: sum(self.waiting),
+            Place.WAITING: self._waiting_files,
             Place.PLANNED: sum(cycle.planned for cycle in self.cycles),
-            Place.QUEUED: sum(self.copies.queued),
+            Place.QUEUED: sum(self.copies.queued) + sum(batch.count * part for batch, part in self._posted),
             Place.ACTIVE: sum(self.copies.active),
             Place.ENDED: self.looks.files,
             Place.FOUND: self.watch.found_files,
@@ -159,14 +170,13 @@ class Day:
             _, files = self.again.popleft()
             self.waiting = [have + more for have, more in zip(self.waiting, files, strict=True)]
         self._ring(now_s)
-        running = [one.running for one in (*self.cycles, self.watch) if one.running is not None]
-        slow = self.cores.slowness(running, {Kind.POSTGRES: intake / STEP_S})
+        self.cores.flow(intake / STEP_S)
         for cycle in list(self.cycles):
-            cycle.advance(now_s, STEP_S, self.cores, slow)
+            cycle.advance(now_s, STEP_S, self.cores)
             if cycle.is_over:
                 self._tasks += cycle.tasks
                 self.cycles.remove(cycle)
-        self.watch.advance(now_s, STEP_S, self.cores, slow)
+        self.watch.advance(now_s, STEP_S, self.cores)
         self._room_s += sum(cycle.fullness for cycle in self.cycles) * STEP_S
 
     def _arrive(self, now_s: float) -> float:
@@ -178,7 +188,7 @@ class Day:
         self.arrived += rate * STEP_S
         # The day before was the same, and what it left goes to the history today.
         self.past += rate * STEP_S
-        self.inbox.put([Cohort(now_s, rate * STEP_S)])
+        self.inbox.put([Cohort(now_s + STEP_S / 2, rate * STEP_S)])
         room = min(
             self.deployment.api_cores / cost.python_file_s,
             self.deployment.postgres_cores * INTAKE_SHARE / cost.postgres_file_s,
@@ -186,18 +196,32 @@ class Day:
         taken = self.inbox.take(room * STEP_S)
         files = sum(cohort.files for cohort in taken)
         self.fresh.put(taken)
-        self.waiting = [have + files * share for have, share in zip(self.waiting, self._shares, strict=True)]
+        self._unsorted += files
         self._api_s += cost.python_s(files)
         self.cores.spend({Kind.POSTGRES: cost.postgres_s(files)})
         return cost.postgres_s(files)
 
+    def _sort(self) -> None:
+        """Give files that were taken in to their classes of links."""
+        files, self._unsorted = self._unsorted, 0.0
+        if files:
+            self.waiting = [
+                have + files * share for have, share in zip(self.waiting, self._shares, strict=True)
+            ]
+
     def _draw(self, now_s: float) -> None:
         """Draw how loud each class of links is for the next while, and on how many links files come."""
+        self._sort()
         at_s = 0.0 if self.steady else now_s
         rate = self.scenario.files_per_day * self.load / DAY_S
         rate *= 1.0 if self.steady else intensity(self.scenario.profile, at_s)
         flows = [
-            streams(one, rate / self.deployment.installations, self.scenario.files_per_stream, self.scenario.stream_s)
+            streams(
+                one,
+                rate / self.deployment.installations,
+                self.scenario.files_per_stream,
+                self.scenario.stream_s,
+            )
             for one in self.copies.links
         ]
         loud = [
@@ -216,15 +240,18 @@ class Day:
         if (
             len(self.cycles) < self.deployment.cycles_at_once
             and now_s - self._rung_s >= self.deployment.bell_s
-            and sum(self.waiting) >= 1
+            and self._waiting_files >= 1
         ):
             self._rung_s = now_s
-            self.cycles.append(
-                Cycle(self.deployment, self.calibration, self.lock, self._take, self._accept)
-            )
+            self.cycles.append(Cycle(self.deployment, self.calibration, self.lock, self._take, self._accept))
+
+    @property
+    def _waiting_files(self) -> float:
+        return sum(self.waiting) + self._unsorted
 
     def _take(self, limit: float) -> Batch:
         """Take what waits, up to a limit; if more waits, every link has the same room."""
+        self._sort()
         there = sum(self.waiting)
         files = list(self.waiting) if there <= limit else self._fair(limit)
         self.waiting = [have - taken for have, taken in zip(self.waiting, files, strict=True)]
@@ -236,7 +263,8 @@ class Day:
             if number > 0:
                 self._files_per_job[place] = count / number
         count = sum(files)
-        self.jobs += sum(jobs)
+        self.jobs += (planned := sum(jobs))
+        self.watch.files_per_job = count / planned if planned else 1.0
         fresh = self.fresh.files / there if there > 0 else 0.0
         return Batch(self.fresh.take(count * min(1.0, fresh)), files, jobs)
 
@@ -251,9 +279,8 @@ class Day:
         return [min(have, low * flows) for have, flows in zip(self.waiting, self.copies.flows, strict=True)]
 
     def _accept(self, batch: Batch, part: float, now_s: float) -> None:
-        self.copies.accept([files * part for files in batch.files])
+        self._posted.append((batch, part))
         for since_s, files in batch.cohorts:
-            self.accepted_after.note(now_s - since_s, files * part)
             self._accepted_lately.note(now_s - since_s, files * part)
 
     def _apply(self, found: Sequence[Cohort], part: float, now_s: float) -> None:
@@ -263,8 +290,7 @@ class Day:
         self._try_again(files * failing * (1 - self.calibration.failures_for_good), now_s)
         self.done += files * (1 - failing)
         for since_s, count in found:
-            for delays in (self.settled_after, self._settled_lately):
-                delays.note(now_s - since_s, count * part * (1 - failing))
+            self._settled_lately.note(now_s - since_s, count * part * (1 - failing))
 
     def _try_again(self, files: float, now_s: float) -> None:
         total = sum(self.copies.rate)
@@ -302,7 +328,8 @@ class Day:
             Resource.FTS_API: (cores.busy_s[Kind.FTS], cores.count[Kind.FTS] * now_s),
         }
 
-    def _sampled(self, now_s: float, width_s: float) -> Sample:
+    def _sampled(self, now_s: float) -> Sample:
+        width_s, self._sampled_s = now_s - self._sampled_s, now_s
         counters, parts = self._counters(now_s), self.deployment.installations
         use = {
             resource: _part(used - self._before[resource][0], could - self._before[resource][1])
@@ -325,6 +352,8 @@ class Day:
             settled_after=(self._settled_lately.quantile_s(0.5), self._settled_lately.quantile_s(0.95)),
         )
         self._before, self._arrived_before, self._done_before = counters, self.arrived, self.done
+        self.accepted_after.add(self._accepted_lately)
+        self.settled_after.add(self._settled_lately)
         self._accepted_lately, self._settled_lately = Delays(), Delays()
         return sample
 

@@ -80,7 +80,13 @@ class Scenario:
 
 
 BIG: Final = Deployment(
-    postgres_cores=4, worker_cores=4, api_cores=2, fts_servers=2, fts_hosts=20, link_slots=200, storage_slots=2000
+    postgres_cores=4,
+    worker_cores=4,
+    api_cores=2,
+    fts_servers=2,
+    fts_hosts=20,
+    link_slots=200,
+    storage_slots=2000,
 )
 """One installation as it is today, on a machine of its own, with FTS as WLCG runs it."""
 
@@ -133,4 +139,3 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
         ),
     }
 )
-

@@ -1,7 +1,7 @@
-"""How the end of a copy is noticed: polls of open jobs, at the intervals and within the allowance of a real watch.
+"""How the end of a copy is noticed: polls of open jobs, as often and as many as a real watch may.
 
-A file that ended is found when its job is asked about the next time. Looks are due once an interval, at any moment
-of it; where fewer jobs can be asked about than are due, everybody waits longer alike (``core.polling``).
+A file that ended is found when its job is asked about the next time. Looks are due once an interval, at any
+moment of it; where fewer jobs can be asked about than are due, everybody waits longer alike (``core.polling``).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Looks:
         for interval, count in sums.items():
             self.ended[interval].put([Cohort(now_s, count)])
 
-    def begin(self, now_s: float) -> None:
+    def begin(self) -> None:
         """Begin a shift: its allowance is full."""
         self._room_rows = self._servers * WORK_PER_SECOND * BURST_S
         self.allowed_rows += self._room_rows
@@ -103,7 +103,7 @@ class Looks:
             self._room_rows = min(self._servers * WORK_PER_SECOND * BURST_S, self._room_rows + more)
             self.allowed_rows += more
         else:
-            self.begin(now_s)
+            self.begin()
         parts = {interval: min(1.0, passed_s / interval) for interval in self._demand}
         rows = sum(one.rows * parts[interval] for interval, one in self._demand.items())
         jobs = sum(one.jobs * parts[interval] for interval, one in self._demand.items())
@@ -133,7 +133,7 @@ class Looks:
             if seen_s < 0:
                 kept.append(Cohort(since_s, files))
                 continue
-            # Asked about at any moment of an interval: what is left of it is when it is, for certain at its end.
+            # Asked about at any moment of an interval, for certain at its end.
             passed = min(passed_s, seen_s) or passed_s
             left_s = max(passed, interval - (seen_s - passed))
             part = min(1.0, passed / left_s) * served

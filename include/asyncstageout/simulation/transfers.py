@@ -1,7 +1,7 @@
 """FTS: files queue per link, and copies run within the limits of links, storages, hosts and networks.
 
-Durations of copies are exponential around the time that overhead and bytes take; a class of links is reckoned by
-its averages.
+Durations of copies are exponential around the time that overhead and bytes take; a class of links is reckoned
+by its averages.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Copies:
         self.flows = [one.links for one in self.links]
         self._limit = [max(learnt, self.calibration.fts_min_active)] * count
 
-    def accept(self, files: Sequence[float]) -> None:
-        """Queue files, by class of link."""
-        self.queued = [queued + more for queued, more in zip(self.queued, files, strict=True)]
+    def accept(self, files: Sequence[float], part: float) -> None:
+        """Queue this part of files, by class of link."""
+        self.queued = [queued + more * part for queued, more in zip(self.queued, files, strict=True)]
 
     def advance(self, step_s: float) -> list[float]:
         """Start and end copies; return how many ended, by class of link."""
@@ -95,7 +95,10 @@ class Copies:
             for queued, room, active in zip(self.queued, slots, self.active, strict=True)
         ]
         part_out, part_in = (
-            [_part(limit - used, asked) for limit, used, asked in zip(self._storages, have, want, strict=True)]
+            [
+                _part(limit - used, asked)
+                for limit, used, asked in zip(self._storages, have, want, strict=True)
+            ]
             for have, want in zip(self._sums(self.active), self._sums(wanted), strict=True)
         )
         starting = [
@@ -130,13 +133,11 @@ class Copies:
         return [self.deployment.storage_slots * one.sites / parts for one in self.sites]
 
     def _slowness(self) -> tuple[list[float], list[float]]:
-        """Return how many times longer bytes take from and to each class of sites, since its network is full."""
+        """Return how many times longer bytes take from and to sites whose network is full, by class."""
         moving_s = self.scenario.file_bytes / self.calibration.stream_bytes_s
         # While it opens and closes files, a copy moves nothing.
         copy_bytes_s = self.scenario.file_bytes / (moving_s + self.calibration.copy_overhead_s)
-        bands = [
-            self._site_bytes_s(one) * one.sites / self.deployment.installations for one in self.sites
-        ]
+        bands = [self._site_bytes_s(one) * one.sites / self.deployment.installations for one in self.sites]
         out, into = (
             [used * copy_bytes_s / band for used, band in zip(sums, bands, strict=True)]
             for sums in self._sums(self.active)
@@ -149,7 +150,7 @@ class Copies:
         return max(self.scenario.least_gbit_s * GIGA / BITS, needed * self.scenario.network_headroom)
 
     def _optimize(self, step_s: float) -> None:
-        """Give links that have a queue another copy, now and then, as FTS's optimizer does when all goes well."""
+        """Give links that have a queue another copy now and then, as FTS does while all goes well."""
         self._optimized_s += step_s
         if self._optimized_s < self.calibration.fts_optimizer_s:
             return

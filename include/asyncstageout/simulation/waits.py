@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from asyncstageout.core.delays import bucket, quantile_s
 
-MOST_COHORTS = 400
+MOST_COHORTS = 120
 """Longer queues are kept coarser: neighbours become one, with the age of the older."""
 
 
@@ -65,6 +65,10 @@ class Delays:
     def note(self, waited_s: float, files: float) -> None:
         if files > 0:
             place = bucket(waited_s)
+            self.counts[place] = self.counts.get(place, 0.0) + files
+
+    def add(self, others: Delays) -> None:
+        for place, files in others.counts.items():
             self.counts[place] = self.counts.get(place, 0.0) + files
 
     def quantile_s(self, share: float) -> float | None:

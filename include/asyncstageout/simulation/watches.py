@@ -32,6 +32,7 @@ class Watch:
     to_history: History
     found: list[Cohort] = field(default_factory=list)
     """Staged, and not applied yet."""
+    files_per_job: float = 1.0
     tasks: float = 0.0
     update_s: float = 0.0
     """For how long it has applied what was found."""
@@ -41,6 +42,7 @@ class Watch:
     """CPU of the triggerer."""
     _course: Iterator[Activity | None] = field(init=False)
     _now: Activity | None = field(init=False)
+    """What computes or waits now; None: it watches."""
     _watching_s: float = 0.0
     _news_s: float | None = None
     _is_updating: bool = False
@@ -50,24 +52,19 @@ class Watch:
         self._now = next(self._course)
 
     @property
-    def running(self) -> Activity | None:
-        """What computes or waits now; None: it watches."""
-        return self._now
-
-    @property
     def found_files(self) -> float:
         """Files found whose end is not applied yet."""
         left = 1 - self._now.done if self._is_updating and self._now else 1.0
         return sum(cohort.files for cohort in self.found) * left
 
-    def advance(self, now_s: float, step_s: float, cores: Cores, slow: dict[Kind, float]) -> None:
+    def advance(self, now_s: float, step_s: float, cores: Cores) -> None:
         left_s = step_s
         while left_s > 1e-9:
             at_s = now_s + step_s - left_s
             if self._now is None:
                 left_s -= self._watch(at_s, left_s, cores)
                 continue
-            takes_s = self._now.takes_s(slow)
+            takes_s = self._now.takes_s(cores.slow)
             part = min(1 - self._now.done, left_s / takes_s) if takes_s > 0 else 1 - self._now.done
             self._now.done += part
             left_s -= part * takes_s
@@ -86,7 +83,9 @@ class Watch:
         self._watching_s += step_s
         if self._news_s is None and self.found:
             self._news_s = now_s + step_s
-        is_ripe = self._news_s is not None and now_s + step_s >= self._news_s + self.deployment.linger_s - 1e-9
+        is_ripe = (
+            self._news_s is not None and now_s + step_s >= self._news_s + self.deployment.linger_s - 1e-9
+        )
         if is_ripe or self._watching_s >= SHIFT_S:
             self._next(now_s + step_s, cores)
         return step_s
@@ -96,29 +95,38 @@ class Watch:
         self.found.extend(cohort for cohort in found if cohort.files > 0)
         files, cost = sum(cohort.files for cohort in found), self.calibration.steps["sense"]
         # What a file costs that was found holds one row that was asked for.
-        python_s = self.calibration.ask_row_s * max(0.0, rows - files) + cost.python_s(files)
+        python_s = self.calibration.ask_row_s * max(0.0, rows - files) + cost.python_s(
+            files, files / self.files_per_job
+        )
         self.sensing_s += python_s
-        cores.spend({Kind.POSTGRES: cost.postgres_s(files), Kind.FTS: self.calibration.fts_row_s * rows})
+        cores.spend(
+            {
+                Kind.POSTGRES: cost.postgres_s(files, files / self.files_per_job),
+                Kind.FTS: self.calibration.fts_row_s * rows,
+            }
+        )
 
     def _next(self, now_s: float, cores: Cores) -> None:
         if self._is_updating:
             self.found, self._is_updating = [], False
-        self._now = next(self._course)
+        before, self._now = self._now, next(self._course)
         if self._now is None:
             self._watching_s, self._news_s = 0.0, now_s if self.found else None
-            self.looks.begin(now_s)
+            self.looks.begin()
         elif self._now is UPDATING:
             self._look(now_s, 0.0, cores)
             self._now, self._is_updating = self._update(), True
+        cores.swap(before, self._now)
 
     def _update(self) -> Activity:
         files = sum(cohort.files for cohort in self.found)
+        jobs = files / self.files_per_job
         moved = self.to_history(self.deployment.history_files)
         self.updates, self.moved = self.updates + 1, self.moved + moved
         update, move = self.calibration.steps["update"], self.calibration.steps["move"]
         return Activity(
-            python_s=update.python_s(files) + move.python_s(moved),
-            postgres_s=update.postgres_s(files) + move.postgres_s(moved),
+            python_s=update.python_s(files, jobs) + move.python_s(moved),
+            postgres_s=update.postgres_s(files, jobs) + move.postgres_s(moved),
         )
 
     def _phases(self) -> Iterator[Activity | None]:

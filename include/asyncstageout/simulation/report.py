@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from asyncstageout.simulation.calibration import Calibration
 from asyncstageout.simulation.checks import checks
 from asyncstageout.simulation.drawing import Point, chart
 from asyncstageout.simulation.headroom import TARGET_USE, Limit
-from asyncstageout.simulation.measures import Outcome, Resource
+from asyncstageout.simulation.measures import Outcome, Resource, Sample
 from asyncstageout.simulation.scenarios import Deployment
 from asyncstageout.simulation.studies import LARGE_CYCLE_FILES, SLOW_BELL_S, Study
 
 SHARES = (0.5, 0.95, 0.99)
 DRAWN = 5
 """Resources in a picture: the busiest."""
+DELAYS: dict[str, Callable[[Sample], float | None]] = {
+    "arrival to FTS, p50": lambda sample: sample.accepted_after[0],
+    "p95": lambda sample: sample.accepted_after[1],
+    "end at FTS to DONE, p50": lambda sample: sample.settled_after[0],
+    "p95 ": lambda sample: sample.settled_after[1],
+}
 FOLDER = "images/simulation"
 
 HEAD = """# Where this service ends
 
-Made by `make simulation`, from a model (`asyncstageout.simulation`, ADR 0021) of sites, links, FTS and this service. Costs are those
-measured on: {measured_on}. Its cores are meant wherever this page says cores. To ask about another load:
-`aso simulate --scenario cms2017 --load-factor 10`; after a new `python -m bench.calibrate`: `--calibration FILE`.
+Made by `make simulation`, from a model (`asyncstageout.simulation`, ADR 0021) of sites, links, FTS and this
+service. Costs are those measured on: {measured_on}. Its cores are
+meant wherever this page says cores. To ask about another load: `aso simulate --scenario cms2017 --load-factor 10`; after a new
+`python -m bench.calibrate`: `--calibration FILE`.
 
-Not in the model: publication in DBS, deletion of temporary copies, statistics, pages, credentials, Airflow's own database, the
-database of FTS, cache misses and bloat of a Postgres with a long past, and breakdowns of any kind. Attempts fail as they did at CMS.
+Not in the model: publication in DBS, deletion of temporary copies, statistics, pages, credentials, Airflow's
+own database, the database of FTS, cache misses and bloat of a Postgres with a long past, and breakdowns of any
+kind. Attempts fail as they did at CMS.
 """
 
 
@@ -54,20 +62,21 @@ def pictures(studies: Iterable[Study]) -> Iterator[tuple[str, str]]:
         yield f"{one.name}-rate.svg", chart(f"{one.name}: files a second", backlog, count)
         delays: dict[str, list[Point]] = {
             title: [(sample.at_s, value) for sample in samples if (value := pick(sample)) is not None]
-            for title, pick in {
-                "arrival to FTS, p50": lambda sample: sample.accepted_after[0],
-                "p95": lambda sample: sample.accepted_after[1],
-                "end at FTS to DONE, p50": lambda sample: sample.settled_after[0],
-                "p95 ": lambda sample: sample.settled_after[1],
-            }.items()
+            for title, pick in DELAYS.items()
         }
         yield f"{one.name}-delay.svg", chart(f"{one.name}: delays", delays, _seconds)
 
 
 def _answers(studies: Sequence[Study]) -> Iterator[str]:
     yield "## The answers\n"
-    yield "| scenario | files a day | its deployment carries | and is stopped by | the service alone carries | and is stopped by |"
-    yield "|---|---|---|---|---|---|"
+    yield from _header(
+        "scenario",
+        "files a day",
+        "its deployment carries",
+        "and is stopped by",
+        "the service alone carries",
+        "and is stopped by",
+    )
     for one in studies:
         files = one.scenario.files_per_day
         yield (
@@ -76,29 +85,54 @@ def _answers(studies: Sequence[Study]) -> Iterator[str]:
             f" {_full(one.service_limit)} |"
         )
     yield (
-        '\n"The service alone": with sites, networks and FTS hosts that stand anything. A load is carried if at the day\'s busiest'
-        " moment, made to last, nothing piles up.\n"
+        '\n"The service alone": with sites, networks and FTS hosts that stand anything. A load is carried if at'
+        " the day's busiest moment, made to last, nothing piles up.\n"
     )
-    yield f"What carries each at its peak, with nothing busier than {TARGET_USE:.0%} (sites and networks are not ours to buy):\n"
-    yield "| scenario | how it runs | installations | Postgres cores | worker cores | API cores | schedulers | FTS servers | FTS hosts | slots of a storage | of a link |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        f"What carries each at its peak, with nothing busier than {TARGET_USE:.0%} (sites and networks are not"
+        " ours to buy):\n"
+    )
+    yield from _header(
+        "scenario",
+        "how it runs",
+        "installations",
+        "Postgres cores",
+        "worker cores",
+        "API cores",
+        "schedulers",
+        "FTS servers",
+        "FTS hosts",
+        "slots of a storage",
+        "of a link",
+    )
     for one in studies:
         for how, needs in (("as today", one.needs), ("larger cycles", one.needs_tuned)):
             yield f"| {one.name} | {how} | {_needs(needs)} |"
     yield (
-        f'\nCores and schedulers are those of each installation, the rest is all together. "Larger cycles": a cycle takes up to'
-        f" {LARGE_CYCLE_FILES:,} files and the doorbell rings every {SLOW_BELL_S:.0f} s, so that fewer FTS jobs are made; moves to"
-        f" the history keep up with {LARGE_CYCLE_FILES:,} rows a run.\n"
+        "\nCores and schedulers are those of each installation, the rest is all together. *Larger cycles*: a"
+        f" cycle takes up to {LARGE_CYCLE_FILES:,} files, `update_catalogue` moves as many rows to the history,"
+        f" and the doorbell rings every {SLOW_BELL_S:.0f} s, so that fewer FTS jobs are made.\n"
     )
-    yield "| scenario | log written a day | at the peak | least IOPS (8 kB) | a day's events | kept, by default |"
-    yield "|---|---|---|---|---|---|"
+    yield from _header(
+        "scenario",
+        "log written a day",
+        "at the peak",
+        "least IOPS (8 kB)",
+        "a day's events",
+        "kept, by default",
+    )
     for one in studies:
         disk = one.disk
         yield (
-            f"| {one.name} | {size(disk.written_day_bytes)} | {size(disk.peak_bytes_s)}/s | {count(disk.peak_pages_s)} |"
-            f" {size(disk.partition_day_bytes)} | {size(disk.kept_bytes)} |"
+            f"| {one.name} | {size(disk.written_day_bytes)} | {size(disk.peak_bytes_s)}/s |"
+            f" {count(disk.peak_pages_s)} | {size(disk.partition_day_bytes)} | {size(disk.kept_bytes)} |"
         )
     yield ""
+
+
+def _header(*titles: str) -> Iterator[str]:
+    yield f"| {' | '.join(titles)} |"
+    yield f"|{'---|' * len(titles)}"
 
 
 def _needs(needs: Deployment) -> str:
@@ -119,8 +153,7 @@ def _scenario(one: Study) -> Iterator[str]:
         "its deployment" if one.day_deployment is scenario.deployment else "what it needs, with larger cycles"
     )
     yield f"A day on {whose}: {told(day)}\n"
-    yield "| resource | busy on average | in its busiest quarter of an hour |"
-    yield "|---|---|---|"
+    yield from _header("resource", "busy on average", "in its busiest quarter of an hour")
     average, busiest = day.average(), day.busiest()
     for resource in sorted(Resource, key=lambda name: -busiest[name]):
         yield f"| {resource.value} | {_percent(average[resource])} | {_percent(busiest[resource])} |"
@@ -137,9 +170,9 @@ def told(day: Outcome) -> str:
     )
     left = sum(day.backlog.values())
     return (
-        f"{count(day.arrived)} files arrived, {count(day.done)} are DONE, {count(day.failed)} FAILED, {count(left)} under way at the"
-        f" end, at most {count(day.largest_backlog)}; {count(day.jobs)} FTS jobs of {day.arrived / max(day.jobs, 1):.1f} files."
-        f" From arrival to accepted by FTS {accepted} (p50, p95, p99); from the end at FTS to DONE {settled}."
+        f"{count(day.arrived)} files arrived, {count(day.done)} are DONE, {count(day.failed)} FAILED,"
+        f" {count(left)} under way at the end, at most {count(day.largest_backlog)};"
+        f" {count(day.jobs)} FTS jobs of {day.arrived / max(day.jobs, 1):.1f} files. From arrival to accepted by FTS {accepted} (p50, p95, p99); from the end at FTS to DONE {settled}."
     )
 
 
@@ -147,28 +180,32 @@ def _sentence(who: str, limit: Limit, files_per_day: float) -> str:
     """Say where something ends, and because of what."""
     where = f"files pile up: {limit.stuck.value}" if limit.stuck else "the history is not written fast enough"
     return (
-        f"{who} carries {count(limit.times * files_per_day)} files a day ({_times(limit)} the scenario's load, at its busiest moment)."
-        f" Above that {where}, because {_full(limit)} is full."
+        f"{who} carries {count(limit.times * files_per_day)} files a day ({_times(limit)} the scenario's load,"
+        f" at its busiest moment). Above that {where}, because {_full(limit)} is full."
     )
 
 
 def _checks(calibration: Calibration) -> Iterator[str]:
     yield "## How far to trust it\n"
     yield (
-        "Delays that the real platform showed (Airflow, Postgres and a local FTS on two cores), beside the model's for the same burst."
-        " None of them went into the model; its delays are in steps of 20 %.\n"
+        "Delays that the real platform showed (Airflow, Postgres and a local FTS on two cores), beside the"
+        " model's for the same burst. None of them went into the model; its delays are in steps of 20 %.\n"
     )
-    yield "| what | measured | model | off | source |"
-    yield "|---|---|---|---|---|"
+    yield from _header("what", "measured", "model", "off", "source")
     for one in checks(calibration):
-        yield f"| {one.what} | {_seconds(one.measured_s)} | {_seconds(one.model_s)} | {one.off:+.0%} | {one.source} |"
-    yield "\nBeyond what two cores can show, the model is arithmetic: costs that grow in line with files and jobs.\n"
+        yield (
+            f"| {one.what} | {_seconds(one.measured_s)} | {_seconds(one.model_s)} | {one.off:+.0%} |"
+            f" {one.source} |"
+        )
+    yield (
+        "\nBeyond what two cores can show, the model is arithmetic: costs that grow in line with files and"
+        " jobs.\n"
+    )
 
 
 def _calibration(calibration: Calibration) -> Iterator[str]:
     yield "## Its numbers\n"
-    yield "| number | value | meaning | source |"
-    yield "|---|---|---|---|"
+    yield from _header("number", "value", "meaning", "source")
     for one in calibration.numbers():
         yield f"| `{one.name}` | {one.value:.4g} | {one.meaning} | {one.source} |"
     yield ""
@@ -204,9 +241,8 @@ def count(number: float) -> str:
     >>> count(999), count(41_000_000), count(2.5e9)
     ('999', '41 M', '2.5 G')
     """
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if number >= unit:
-            unit = 1e3 if name == "k" else unit
+    for least, unit, name in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if number >= least:
             return f"{number / unit:.3g} {name}"
     return f"{number:,.0f}"
 

@@ -1,7 +1,7 @@
 """How the end of a copy is noticed: polls of open jobs, as often and as many as a real watch may.
 
 A file that ended is found when its job is asked about the next time. Looks are due once an interval, at any
-moment of it; where fewer jobs can be asked about than are due, everybody waits longer alike (``core.polling``).
+moment of it; where fewer jobs can be asked about than are due, everybody waits longer alike (core.polling).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sites and links in classes: what is alike is reckoned once.
 
-The k-th largest site has a share of ``k ** -exponent`` of all files, at either end; a link has the product of its
-ends' shares. So few links are busy and most have a file now and then. The largest sites are classes of their own;
-below them each class has four times the sites of the one before, which all count as its average.
+The k-th largest site has a share of ``k ** -exponent`` of all files, at either end; a link has the product of
+its ends' shares. So few links are busy and most have a file now and then. The largest sites are classes of
+their own; below them each class has four times the sites of the one before, which all count as its average.
 """
 
 from __future__ import annotations

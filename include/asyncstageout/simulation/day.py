@@ -1,4 +1,4 @@
-"""A day of a scenario, second by second."""
+"""A day of a scenario, second by second or a little coarser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from asyncstageout.simulation.transfers import Copies, Fullness
 from asyncstageout.simulation.waits import Cohort, Delays, Queue
 from asyncstageout.simulation.watches import Watch
 
-STEP_S = 1.0
 LEARN_S = 10.0
 """How often the watch's view of open jobs follows FTS."""
 INTAKE_SHARE = 0.5
@@ -42,7 +41,9 @@ class Day:
 
     Args:
         load: times the scenario's files.
-        steady: only so many seconds at the day's busiest moment, with an FTS that knows its links.
+        steady: only the day's busiest moment, made to last, with an FTS that knows its links.
+        step_s: how finely arrivals, polls and FTS are reckoned; tasks end when they end. A whole number that
+            divides 10.
     """
 
     scenario: Scenario
@@ -51,6 +52,7 @@ class Day:
     seed: int = 1
     load: float = 1.0
     steady: bool = False
+    step_s: float = 1.0
 
     now_s: float = field(init=False, default=0.0)
     copies: Copies = field(init=False)
@@ -128,13 +130,13 @@ class Day:
                 self._draw(now_s)
             if now_s % LEARN_S == 0:
                 self.looks.learn(self.copies, self._files_per_job)
-            if now_s % fts_s < STEP_S:
+            if now_s % fts_s < self.step_s:
                 for batch, part in self._posted:
                     self.copies.accept(batch.files, part)
                 self._posted.clear()
-                self.looks.end(self.copies.advance(max(fts_s, STEP_S)), now_s)
-            self._second(now_s)
-            self.now_s += STEP_S
+                self.looks.end(self.copies.advance(max(fts_s, self.step_s)), now_s)
+            self._step(now_s)
+            self.now_s += self.step_s
             if self.now_s % sample_s == 0 or self.now_s >= until_s:
                 samples.append(self._sampled(self.now_s))
         return Outcome(
@@ -162,22 +164,22 @@ class Day:
             Place.RETRY: sum(sum(files) for _, files in self.again),
         }
 
-    # What happens in a second
+    # What happens in a step
 
-    def _second(self, now_s: float) -> None:
+    def _step(self, now_s: float) -> None:
         intake = self._arrive(now_s)
         while self.again and self.again[0][0] <= now_s:
             _, files = self.again.popleft()
             self.waiting = [have + more for have, more in zip(self.waiting, files, strict=True)]
         self._ring(now_s)
-        self.cores.flow(intake / STEP_S)
+        self.cores.flow(intake / self.step_s)
         for cycle in list(self.cycles):
-            cycle.advance(now_s, STEP_S, self.cores)
+            cycle.advance(now_s, self.step_s, self.cores)
             if cycle.is_over:
                 self._tasks += cycle.tasks
                 self.cycles.remove(cycle)
-        self.watch.advance(now_s, STEP_S, self.cores)
-        self._room_s += sum(cycle.fullness for cycle in self.cycles) * STEP_S
+        self.watch.advance(now_s, self.step_s, self.cores)
+        self._room_s += sum(cycle.fullness for cycle in self.cycles) * self.step_s
 
     def _arrive(self, now_s: float) -> float:
         """Let requests arrive and be taken in; return what that cost Postgres, in seconds of CPU."""
@@ -185,15 +187,15 @@ class Day:
         daily = self.scenario.files_per_day * self.load / parts / DAY_S
         busiest = self.scenario.peak_files_per_s * self.load / parts
         rate = busiest if self.steady else daily * intensity(self.scenario.profile, now_s)
-        self.arrived += rate * STEP_S
+        self.arrived += rate * self.step_s
         # The day before was the same, and what it left goes to the history today.
-        self.past += rate * STEP_S
-        self.inbox.put([Cohort(now_s + STEP_S / 2, rate * STEP_S)])
+        self.past += rate * self.step_s
+        self.inbox.put([Cohort(now_s + self.step_s / 2, rate * self.step_s)])
         room = min(
             self.deployment.api_cores / cost.python_file_s,
             self.deployment.postgres_cores * INTAKE_SHARE / cost.postgres_file_s,
         )
-        taken = self.inbox.take(room * STEP_S)
+        taken = self.inbox.take(room * self.step_s)
         files = sum(cohort.files for cohort in taken)
         self.fresh.put(taken)
         self._unsorted += files

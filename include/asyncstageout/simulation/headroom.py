@@ -18,12 +18,15 @@ SETTLING_S = 300.0
 """... after which nothing may grow any more."""
 GROWS = 0.02
 """Part of what arrives by which a backlog may grow and still count as steady."""
-EXACT = 1.08
+EXACT = 1.15
 MOST = 4.0**7
 TARGET_USE = 0.7
 """How busy what is sized may be at the day's peak."""
 PLENTY = 1e7
 MOST_INSTALLATIONS = 64
+FULL = 0.85
+"""Part of the allowance of polls; above it files wait longer to be found, and nothing else happens."""
+MOST_SERVERS = 4
 ALONE = (Resource.LOCK, Resource.CYCLES, Resource.WATCH, Resource.TRIGGERER, Resource.HISTORY)
 """What is one in an installation, whatever it is given."""
 
@@ -74,14 +77,25 @@ def limit(scenario: Scenario, deployment: Deployment, calibration: Calibration, 
         grown, place = growth(outcome)
         return grown, outcome, place
 
-    low, high = 0.0, 1.0
+    low, high, factor = 0.0, 1.0, 4.0
     grown, over, stuck = trial(high)
-    while grown <= GROWS and high < MOST:
-        low, high = high, high * 4
+    if grown <= GROWS:
+        # What is busiest says where to look: in line with the load, if nothing gets cheaper with it.
+        busiest = max(over.samples[-1].use.values())
+        low, high = high, min(max(1.5, 1 / max(busiest, 1 / MOST)), MOST)
         grown, over, stuck = trial(high)
-    low = low or high / MOST
+    while grown <= GROWS and high < MOST:
+        low, high = high, high * factor
+        grown, over, stuck = trial(high)
+    while not low and high > 1 / MOST:
+        grown, outcome, place = trial(high / factor)
+        if grown <= GROWS:
+            low = high / factor
+        else:
+            high, over, stuck = high / factor, outcome, place
+    low = low or high / factor
     while high / low > EXACT:
-        middle = (low * high) ** 0.5 if low > high / 64 else high / 8
+        middle = (low * high) ** 0.5
         grown, outcome, place = trial(middle)
         if grown <= GROWS:
             low = middle
@@ -136,10 +150,10 @@ def sized(scenario: Scenario, deployment: Deployment, calibration: Calibration) 
 
 
 def _watched(scenario: Scenario, deployment: Deployment, calibration: Calibration) -> Deployment:
-    """Return it with as many FTS servers as polls need."""
+    """Return it with as many FTS servers as polls need: more of them, since each may be asked so much."""
     while True:
         use = steady(scenario, deployment, calibration, 1.0).samples[-1].use
-        if use[Resource.POLLING] <= TARGET_USE or deployment.fts_servers >= 32 * deployment.installations:
+        if use[Resource.POLLING] < FULL or deployment.fts_servers >= MOST_SERVERS * deployment.installations:
             return deployment
         deployment = replace(deployment, fts_servers=deployment.fts_servers * 2)
 

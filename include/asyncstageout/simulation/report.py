@@ -26,9 +26,9 @@ FOLDER = "images/simulation"
 HEAD = """# Where this service ends
 
 Made by `make simulation`, from a model (`asyncstageout.simulation`, ADR 0021) of sites, links, FTS and this
-service. Costs are those measured on: {measured_on}. Its cores are
-meant wherever this page says cores. To ask about another load: `aso simulate --scenario cms2017 --load-factor 10`; after a new
-`python -m bench.calibrate`: `--calibration FILE`.
+service. Costs are those measured on: {measured_on}.
+Its cores are meant wherever this page says cores. To ask about another load:
+`aso simulate --scenario cms2017 --load-factor 10`; after a new `python -m bench.calibrate`: `--calibration FILE`.
 
 Not in the model: publication in DBS, deletion of temporary copies, statistics, pages, credentials, Airflow's
 own database, the database of FTS, cache misses and bloat of a Postgres with a long past, and breakdowns of any

@@ -16,6 +16,7 @@ LIVE_DAYS = 1.0
 EVENT_DAYS = 90
 HISTORY_DAYS = 400
 """As the defaults of docs/reference/retention.md."""
+DAY_STEP_S = 2.0
 PAGE_BYTES = 8192
 SLOW_BELL_S = 30.0
 LARGE_CYCLE_FILES = 200_000
@@ -88,7 +89,7 @@ def study(name: str, scenario: Scenario, calibration: Calibration, seed: int = 1
     needs = sized(scenario, scenario.deployment, calibration)
     needs_tuned = sized(scenario, tuned(scenario.deployment), calibration)
     deployment = scenario.deployment if most.times >= 1 else needs_tuned
-    day = Day(scenario, deployment, calibration, seed=seed).run()
+    day = Day(scenario, deployment, calibration, seed=seed, step_s=DAY_STEP_S).run()
     return Study(
         name=name,
         scenario=scenario,

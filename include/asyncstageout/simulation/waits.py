@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from asyncstageout.core.delays import bucket, quantile_s
 
-MOST_COHORTS = 120
+_bucket = cache(bucket)
+MOST_COHORTS = 48
 """Longer queues are kept coarser: neighbours become one, with the age of the older."""
 
 
@@ -64,7 +66,7 @@ class Delays:
 
     def note(self, waited_s: float, files: float) -> None:
         if files > 0:
-            place = bucket(waited_s)
+            place = _bucket(round(waited_s, 1))
             self.counts[place] = self.counts.get(place, 0.0) + files
 
     def add(self, others: Delays) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from asyncstageout.simulation.calibration import Calibration
@@ -92,7 +92,7 @@ class Watch:
 
     def _look(self, now_s: float, step_s: float, cores: Cores) -> None:
         found, rows = self.looks.look(now_s, step_s)
-        self.found.extend(cohort for cohort in found if cohort.files > 0)
+        self._stage(found)
         files, cost = sum(cohort.files for cohort in found), self.calibration.steps["sense"]
         # What a file costs that was found holds one row that was asked for.
         python_s = self.calibration.ask_row_s * max(0.0, rows - files) + cost.python_s(
@@ -105,6 +105,14 @@ class Watch:
                 Kind.FTS: self.calibration.fts_row_s * rows,
             }
         )
+
+    def _stage(self, found: Sequence[Cohort]) -> None:
+        """Keep what was found until it is applied; files that ended at the same time are one cohort."""
+        files = {cohort.since_s: cohort.files for cohort in self.found}
+        for since_s, count in found:
+            if count > 0:
+                files[since_s] = files.get(since_s, 0.0) + count
+        self.found = [Cohort(*item) for item in files.items()]
 
     def _next(self, now_s: float, cores: Cores) -> None:
         if self._is_updating:

@@ -28,11 +28,12 @@ HEAD = """# Where this service ends
 Made by `make simulation`, from a model (`asyncstageout.simulation`, ADR 0021) of sites, links, FTS and this
 service. Costs are those measured on: {measured_on}.
 Its cores are meant wherever this page says cores. To ask about another load:
-`aso simulate --scenario cms2017 --load-factor 10`; after a new `python -m bench.calibrate`: `--calibration FILE`.
+`aso simulate --scenario cms2017 --load-factor 10`; after a new `python -m bench.calibrate`:
+`--calibration FILE`.
 
 Not in the model: publication in DBS, deletion of temporary copies, statistics, pages, credentials, Airflow's
-own database, the database of FTS, cache misses and bloat of a Postgres with a long past, and breakdowns of any
-kind. Attempts fail as they did at CMS.
+own database, the database of FTS, cache misses and bloat of a Postgres with a long past, and breakdowns of
+any kind. Attempts fail as they did at CMS.
 """
 
 
@@ -79,18 +80,18 @@ def _answers(studies: Sequence[Study]) -> Iterator[str]:
     )
     for one in studies:
         files = one.scenario.files_per_day
-        yield (
-            f"| [{one.name}](#{one.name}) | {count(files)} | {count(one.limit.times * files)} ({_times(one.limit)}) |"
-            f" {_full(one.limit)} | {count(one.service_limit.times * files)} ({_times(one.service_limit)}) |"
-            f" {_full(one.service_limit)} |"
+        carried = (
+            f"{count(found.times * files)} ({_times(found)}) | {_full(found)}"
+            for found in (one.limit, one.service_limit)
         )
+        yield f"| [{one.name}](#{one.name}) | {count(files)} | {' | '.join(carried)} |"
     yield (
-        '\n"The service alone": with sites, networks and FTS hosts that stand anything. A load is carried if at'
-        " the day's busiest moment, made to last, nothing piles up.\n"
+        '\n"The service alone": with sites, networks and FTS hosts that stand anything. A load is carried if'
+        " at the day's busiest moment, made to last, nothing piles up.\n"
     )
     yield (
-        f"What carries each at its peak, with nothing busier than {TARGET_USE:.0%} (sites and networks are not"
-        " ours to buy):\n"
+        f"What carries each at its peak, with nothing busier than {TARGET_USE:.0%} (sites and networks are"
+        " not ours to buy):\n"
     )
     yield from _header(
         "scenario",
@@ -110,8 +111,8 @@ def _answers(studies: Sequence[Study]) -> Iterator[str]:
             yield f"| {one.name} | {how} | {_needs(needs)} |"
     yield (
         "\nCores and schedulers are those of each installation, the rest is all together. *Larger cycles*: a"
-        f" cycle takes up to {LARGE_CYCLE_FILES:,} files, `update_catalogue` moves as many rows to the history,"
-        f" and the doorbell rings every {SLOW_BELL_S:.0f} s, so that fewer FTS jobs are made.\n"
+        f" cycle takes up to {LARGE_CYCLE_FILES:,} files, `update_catalogue` moves as many rows to the"
+        f" history, and the doorbell rings every {SLOW_BELL_S:.0f} s, so that fewer FTS jobs are made.\n"
     )
     yield from _header(
         "scenario",
@@ -172,7 +173,8 @@ def told(day: Outcome) -> str:
     return (
         f"{count(day.arrived)} files arrived, {count(day.done)} are DONE, {count(day.failed)} FAILED,"
         f" {count(left)} under way at the end, at most {count(day.largest_backlog)};"
-        f" {count(day.jobs)} FTS jobs of {day.arrived / max(day.jobs, 1):.1f} files. From arrival to accepted by FTS {accepted} (p50, p95, p99); from the end at FTS to DONE {settled}."
+        f" {count(day.jobs)} FTS jobs of {day.arrived / max(day.jobs, 1):.1f} files."
+        f" From arrival to accepted by FTS {accepted} (p50, p95, p99); from the end at FTS to DONE {settled}."
     )
 
 
@@ -180,8 +182,8 @@ def _sentence(who: str, limit: Limit, files_per_day: float) -> str:
     """Say where something ends, and because of what."""
     where = f"files pile up: {limit.stuck.value}" if limit.stuck else "the history is not written fast enough"
     return (
-        f"{who} carries {count(limit.times * files_per_day)} files a day ({_times(limit)} the scenario's load,"
-        f" at its busiest moment). Above that {where}, because {_full(limit)} is full."
+        f"{who} carries {count(limit.times * files_per_day)} files a day ({_times(limit)} the scenario's"
+        f" load, at its busiest moment). Above that {where}, because {_full(limit)} is full."
     )
 
 
@@ -216,7 +218,7 @@ def _full(limit: Limit) -> str:
 
 
 def _times(limit: Limit) -> str:
-    return f"{limit.times:.2g}x"
+    return f"{limit.times:.3g}x"
 
 
 def _percent(part: float) -> str:
@@ -226,13 +228,8 @@ def _percent(part: float) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
-    return (
-        f"{value:.1f} s"
-        if value < 120
-        else f"{value / 60:.0f} min"
-        if value < 7200
-        else f"{value / 3600:.0f} h"
-    )
+    unit = next((one for one in ((7200, 3600, "h"), (120, 60, "min")) if value >= one[0]), None)
+    return f"{value / unit[1]:.0f} {unit[2]}" if unit else f"{value:.1f} s"
 
 
 def count(number: float) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import Result
 
-from asyncstageout.cli import Advice, app
+from asyncstageout.cli import Advice
 from asyncstageout.cli import simulate as command
 from asyncstageout.simulation.day import Day
 from asyncstageout.simulation.measures import Outcome
 from asyncstageout.simulation.report import told
+
+Aso: TypeAlias = Callable[..., Result]
 
 
 @pytest.fixture
@@ -26,24 +30,32 @@ def short_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Day, "run", run)
 
 
-def aso(*words: str) -> str:
-    result = CliRunner().invoke(app, ["simulate", *words], catch_exceptions=False)
-    assert result.exit_code == 0
-    return result.stdout
+@pytest.fixture
+def said(aso: Aso) -> Callable[..., str]:
+    """Run ``aso simulate``, and return what it prints."""
+
+    def run(*words: str) -> str:
+        result = aso("simulate", *words)
+        if isinstance(result.exception, Advice):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
 
 
-def test_scenarios_are_listed() -> None:
-    said = aso("--list")
-    assert "internet" in said
-    assert "1 G" in said
-    assert json.loads(aso("--list", "--json"))["cms2015"]["files_per_day"] == 400_000
+def test_scenarios_are_listed(said: Callable[..., str]) -> None:
+    text = said("--list")
+    assert "internet" in text
+    assert "1 G" in text
+    assert json.loads(said("--list", "--json"))["cms2015"]["files_per_day"] == 400_000
 
 
 @pytest.mark.usefixtures("short_day")
-def test_a_day_is_told_in_words_and_in_json() -> None:
-    assert "files arrived" in aso("--scenario", "cms2015")
+def test_a_day_is_told_in_words_and_in_json(said: Callable[..., str]) -> None:
+    assert "files arrived" in said("--scenario", "cms2015")
     one, ten = (
-        json.loads(aso("--scenario", "cms2015", "--load-factor", factor, "--json"))["cms2015"]
+        json.loads(said("--scenario", "cms2015", "--load-factor", factor, "--json"))["cms2015"]
         for factor in ("1", "10")
     )
     assert ten["arrived"] == pytest.approx(10 * one["arrived"])
@@ -51,16 +63,16 @@ def test_a_day_is_told_in_words_and_in_json() -> None:
     assert set(one["samples"][0]["use"]) >= {"Postgres", "step workers"}
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(said: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(Advice, match="no scenario 'moon'"):
-        aso("--scenario", "moon")
+        said("--scenario", "moon")
     broken = tmp_path / "costs.json"
     broken.write_text("{", encoding="utf-8")
     with pytest.raises(Advice, match="no JSON"):
-        aso("--calibration", str(broken))
+        said("--calibration", str(broken))
     broken.write_text("{}", encoding="utf-8")
     with pytest.raises(Advice, match="numbers are missing"):
-        aso("--calibration", str(broken))
+        said("--calibration", str(broken))
     assert command.read_calibration(None).steps["submit"].python_job_s > 0
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from asyncstageout.simulation.arrivals import DAY_S, HOURLY_SUBMISSIONS, intensity, jobs_of, peak
-from asyncstageout.simulation.calibration import BadCalibration, Calibration
+from asyncstageout.simulation.calibration import STEPS, BadCalibration, Calibration
 from asyncstageout.simulation.cores import Activity, Cores, Kind
 from asyncstageout.simulation.drawing import chart
 from asyncstageout.simulation.headroom import limit, sized, steady
@@ -81,8 +81,11 @@ def test_a_calibration_says_what_is_wrong_with_it(costs: Calibration) -> None:
         Calibration.of({"numbers": good | {"speed": 1}})
     with pytest.raises(BadCalibration, match="steps are missing: intake"):
         Calibration.of({"numbers": good})
+    steps = {step: {"python_file_s": 1, "postgres_file_s": 1} for step in STEPS}
     with pytest.raises(BadCalibration, match=r"job_bytes: -1"):
-        Calibration.of({"numbers": good | {"job_bytes": -1}})
+        Calibration.of({"numbers": good | {"job_bytes": -1}, "steps": steps})
+    with pytest.raises(BadCalibration, match="ruby_file_s"):
+        Calibration.of({"numbers": good, "steps": steps | {"move": {"ruby_file_s": 1}}})
     assert all(one.source for one in costs.numbers())
 
 

@@ -19,7 +19,7 @@ from asyncstageout.simulation.calibration import BadCalibration, Calibration
 from asyncstageout.simulation.day import Day
 from asyncstageout.simulation.measures import Outcome, Resource
 from asyncstageout.simulation.scenarios import SCENARIOS, Scenario
-from asyncstageout.simulation.studies import study
+from asyncstageout.simulation.studies import Study, study
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -49,15 +49,12 @@ def simulate(
         name: _scenario(name, load_factor) for name in scenario or (SCENARIOS if report_to else ["cms2015"])
     }
     if report_to:
-        studies = []
+        studies: list[Study] = []
         for name, one in named.items():
             console.print(f"{name}: {one.title}")
             studies.append(study(name, one, costs, seed))
-        pictures = report_to / report.FOLDER
-        pictures.mkdir(parents=True, exist_ok=True)
-        for file_name, svg in report.pictures(studies):
-            (pictures / file_name).write_text(svg, encoding="utf-8")
-        (report_to / "simulation.md").write_text(report.markdown(studies, costs), encoding="utf-8")
+            # After each of them: what took minutes is not lost with the next one.
+            _write(report_to, studies, costs)
         console.print(f"Written: {report_to / 'simulation.md'}")
         return
     days = {name: Day(one, one.deployment, costs, seed=seed).run() for name, one in named.items()}
@@ -68,6 +65,14 @@ def simulate(
         console.print(f"{name}: {named[name].title}", style="bold")
         console.print(report.told(day))
         console.print(_table(day))
+
+
+def _write(folder: Path, studies: list[Study], costs: Calibration) -> None:
+    pictures = folder / report.FOLDER
+    pictures.mkdir(parents=True, exist_ok=True)
+    for file_name, svg in report.pictures(studies):
+        (pictures / file_name).write_text(svg, encoding="utf-8")
+    (folder / "simulation.md").write_text(report.markdown(studies, costs), encoding="utf-8")
 
 
 def read_calibration(path: Path | None) -> Calibration:

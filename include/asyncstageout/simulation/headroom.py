@@ -140,10 +140,7 @@ def sized(scenario: Scenario, deployment: Deployment, calibration: Calibration) 
         plenty = _watched(scenario, plenty, calibration)
         outcome = steady(scenario, plenty, calibration, 1.0)
         use = outcome.samples[-1].use
-        alone = max(
-            use[one]
-            for one in (Resource.LOCK, Resource.CYCLES, Resource.WATCH, Resource.TRIGGERER, Resource.HISTORY)
-        )
+        alone = max(use[one] for one in ALONE)
         if alone <= TARGET_USE or installations >= MOST_INSTALLATIONS:
             return _bought(scenario, plenty, calibration, outcome)
         installations *= 2

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from asyncstageout.core.naming import BadName
 from asyncstageout.sandbox.filling import Filling
+from asyncstageout.simulation.arrivals import HOURLY_SUBMISSIONS
 
 DEMO_MEDIAN_BYTES: Final = 100_000
 """2,000 files of a demo are 300 MB."""
@@ -30,8 +31,6 @@ LOG_IN_MEDIANS: Final = 0.01
 FILES_PER_FOLDER: Final = 1000
 """CRAB's: the folders ``0000``, ``0001`` and so on."""
 PRIORITIES: Final = {1: 2, 2: 3, 3: 90, 4: 3, 5: 2}
-HOURLY_SUBMISSIONS: Final = (3, 2, 2, 2, 2, 2, 3, 4, 7, 10, 11, 11, 9, 10, 11, 12, 12, 11, 9, 8, 7, 6, 5, 4)
-"""Weight of each hour (UTC): Europe's working day, then America's."""
 
 SITES: Final[dict[str, int]] = {
     "T2_CH_CERN": 30, "T2_US_Nebraska": 20, "T2_US_Wisconsin": 20, "T2_US_Purdue": 18, "T2_US_MIT": 16,

@@ -8,7 +8,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid up down status test chaos load screenshots lint lock clean install
+.PHONY: help demo grid up down status test chaos load week screenshots lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ chaos: install ## Kill every part of the real platform while files move (20 minu
 
 load: install ## Measure intake through the API, and a queue of ten million files (10 minutes, 10 GB)
 	cd tests && ../$(BIN)/python -m load.intake && ../$(BIN)/python -m load.queue
+
+week: install ## Live through a week with 50,000 files on a fast clock, and check every one (20 minutes)
+	cd tests && ../$(BIN)/python -m week
 
 screenshots: install ## Take pictures of every page into docs/images/ui
 	cd tests && ../$(BIN)/python -m ui.screenshots

@@ -1,6 +1,6 @@
 """``make week``: a week of the service's life on a fast clock, and whether everything came to its right end.
 
-    python -m week [--files 50000] [--seed 1] [--tick-min 15]
+    python -m week [--files 50000] [--seed 1] [--tick-min 60]
 
 Exit code 1 if anything is not as it should be; the first violations are shown.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
 from datetime import timedelta
 from random import Random
 
@@ -27,6 +26,7 @@ from asyncstageout.sandbox.sites.names import site_pfn
 from week import report
 from week.checks import Finding, Scene, examine, verdict
 from week.clock import week_clock
+from week.cost import Cost
 from week.house import HOOK, House
 from week.manifest import DAYS, START, sites, week
 from week.run import Run
@@ -37,6 +37,8 @@ FAULTS = {"mix": {"rate": 0.06}}
 """So many files fail at least once, in production's mix; most of them arrive in the end."""
 POLICY = {"deletes_per_s": 10_000}
 """A pace that spares storages is kept by the world's clock."""
+LOOK_EVERY_H = 3
+"""At the memory."""
 
 
 def say(text: str) -> None:
@@ -46,29 +48,29 @@ def say(text: str) -> None:
 
 def live(files: int, seed: int, tick: timedelta) -> list[Finding]:
     """Live through a week, say what happened, and return what was found at its end."""
-    begun_s = time.monotonic()
+    cost = Cost()
     outputs = week(files, seed)[::-1]
-    with town(sites(), FaultPlan.model_validate({"seed": seed, **FAULTS})) as around, week_clock(
-        around.hands, around.catalogue, START
-    ) as clock:
+    with (
+        town(sites(), FaultPlan.model_validate({"seed": seed, **FAULTS})) as around,
+        week_clock(around.hands, around.catalogue, START) as clock,
+    ):
         house = House(around)
         _configure(house)
         world = World(around, clock, house, outputs, Random(seed))
         run = Run(around, clock, house, world, tick)
-        _watch(run)
-        lived_s = time.monotonic() - begun_s
-        findings = examine(Scene(house.conn, around.folder, world.truth, clock.now))
+        _watch(run, cost)
+        findings = examine(Scene(house.conn, around.folder, world.truth, START, clock.now))
         for line in report.table(house.conn):
             say(line)
         say("")
         world.happened["times that a breaker opened"] = report.breakers(house.conn)
-        for line in report.counts(world.happened, run.deaths.total(), run.points, house.reds):
+        for line in report.counts(world.happened, run.deaths, run.spared, house.reds):
             say(line)
         say("")
         for line in verdict(findings):
             say(line)
-        took_s = time.monotonic() - begun_s
-        say(f"\n{DAYS} days and {(run.at - START).days - DAYS} quiet ones after them in {lived_s:,.0f} s, with all checks {took_s:,.0f} s; seed {seed}.")
+        quiet = (run.at - START).days - DAYS
+        say(f"\n{DAYS} days and {quiet} quiet ones after them: {cost.sentence(around.folder)}; seed {seed}.")
         house.close()
     return findings
 
@@ -84,7 +86,7 @@ def _configure(house: House) -> None:
     )
 
 
-def _watch(run: Run) -> None:
+def _watch(run: Run, cost: Cost) -> None:
     """Show where the week is; drawn by this thread alone, since workers are forked off it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     errors = Console(stderr=True)
@@ -94,8 +96,12 @@ def _watch(run: Run) -> None:
         task = bar.add_task("the week begins", total=DAYS * 24.0)
 
         def on_tick(now: Run) -> None:
+            if not now.at.hour % LOOK_EVERY_H:
+                cost.look()
             hours = (now.at - START) / timedelta(hours=1)
-            bar.update(task, completed=min(hours, DAYS * 24.0), description=report.until(now.at), refresh=True)
+            bar.update(
+                task, completed=min(hours, DAYS * 24.0), description=report.until(now.at), refresh=True
+            )
 
         run.live(on_tick)
 
@@ -104,7 +110,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m week", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tick-min", type=int, default=15, help="minutes of the week between two runs of a DAG")
+    parser.add_argument(
+        "--tick-min", type=int, default=60, help="minutes of the week between two runs of a DAG"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     findings = live(args.files, args.seed, timedelta(minutes=args.tick_min))

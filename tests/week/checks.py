@@ -20,7 +20,7 @@ from asyncstageout.catalogue.measures import MOVES
 from asyncstageout.catalogue.statistics import Kind, Of, Period, by_subject, totals
 from asyncstageout.core.states import TransferState
 from asyncstageout.sandbox.arrivals import adler32_of
-from week.manifest import START, Output
+from week.manifest import Output
 from week.servers import HEARD, SITES
 
 DBS_FILE = "prod-phys03.sqlite"
@@ -55,6 +55,7 @@ class Scene:
     folder: Path
     truth: Mapping[str, Output]
     """What was handed over, by request id: the latest of each."""
+    start: datetime
     end: datetime
 
     @property
@@ -84,7 +85,11 @@ class Scene:
 
 
 def every_file_is_in_one_final_state(scene: Scene) -> Finding:
-    bad = [f"{one.request['source_lfn']}: it was handed over, and is nowhere" for one in scene.truth.values() if one.request_id not in scene.rows]
+    bad = [
+        f"{one.request['source_lfn']}: it was handed over, and is nowhere"
+        for one in scene.truth.values()
+        if one.request_id not in scene.rows
+    ]
     bad += [f"{name}: nobody handed it over" for name in scene.rows.keys() - scene.truth.keys()]
     for name, rows in scene.rows.items():
         if len(rows) > 1:
@@ -136,7 +141,9 @@ def wanted_files_are_in_dbs_once(scene: Scene) -> Finding:
         if one.is_wanted and row.state == S.DONE:
             wanted += 1
             if found != [row.block]:
-                bad.append(f"{lfn}: DBS has it in blocks {found}, the catalogue in {row.block} ({row.publication})")
+                bad.append(
+                    f"{lfn}: DBS has it in blocks {found}, the catalogue in {row.block} ({row.publication})"
+                )
         elif one.is_wanted and row.publication == "DONE" and found == [row.block]:
             stays += 1
         elif found:
@@ -144,7 +151,9 @@ def wanted_files_are_in_dbs_once(scene: Scene) -> Finding:
     bad += [f"{lfn}: DBS has it, and nobody handed it over" for lfn in blocks]
     sentence = f"{wanted:,} files that were wanted in DBS are there once, in the block that the catalogue names; no other is"
     if stays:
-        sentence += f", but for {stays:,} that were published before a later retry of their job, which did not arrive"
+        sentence += (
+            f", but for {stays:,} that were published before a later retry of their job, which did not arrive"
+        )
     return Finding(sentence, bad)
 
 
@@ -155,23 +164,31 @@ def no_temporary_copy_is_left(scene: Scene) -> Finding:
     bad = []
     for path in left:
         row = scene.of(known[path]) if path in known else None
-        bad.append(f"{path}: left there; " + (f"its file is {row.state}" if row else "it is no file's source"))
+        bad.append(
+            f"{path}: left there; " + (f"its file is {row.state}" if row else "it is no file's source")
+        )
     (waiting,) = scene.conn.execute("SELECT count(*) FROM cleaning").fetchone() or (0,)
     if waiting:
         bad.append(f"{waiting} temporary copies wait for their deletion")
-    rows = dict(scene.conn.execute("SELECT to_state, count(*) FROM file_event WHERE kind = 'cleaning' GROUP BY 1").fetchall())
+    rows = dict(
+        scene.conn.execute(
+            "SELECT to_state, count(*) FROM file_event WHERE kind = 'cleaning' GROUP BY 1"
+        ).fetchall()
+    )
     said = ", ".join(f"{count:,} {state}" for state, count in sorted(rows.items()))
     return Finding(f"No temporary copy is left on any disk, no policy keeps one any longer ({said})", bad)
 
 
 def the_audit_is_clean(scene: Scene) -> Finding:
     results = list(audit(scene.conn))
-    bad = [f"{one.name}: {one.violations} times, such as {one.samples[:2]}" for one in results if one.violations]
+    bad = [
+        f"{one.name}: {one.violations} times, such as {one.samples[:2]}" for one in results if one.violations
+    ]
     return Finding(f"aso audit proves all {len(results)} invariants", bad)
 
 
 def statistics_add_up(scene: Scene) -> Finding:
-    period = Period.covering(START, scene.end)
+    period = Period.covering(scene.start, scene.end)
     counted = totals(scene.conn, period)
     bad = []
     for name, move in MOVES.items():
@@ -179,19 +196,25 @@ def statistics_add_up(scene: Scene) -> Finding:
         if row != (counted[name],):
             bad.append(f"{name}: statistics say {counted[name]}, events {row}")
     if counted["arrived"] != len(scene.truth):
-        bad.append(f"{counted['arrived']} files arrived by the statistics, {len(scene.truth)} were handed over")
+        bad.append(
+            f"{counted['arrived']} files arrived by the statistics, {len(scene.truth)} were handed over"
+        )
     for kind in (Kind.LINK, Kind.USER, Kind.TASK):
         pieces = by_subject(scene.conn, period, Of(kind), limit=1_000_000)
         for name in MOVES:
             if (added := sum(piece[name] for piece in pieces)) != counted[name]:
                 bad.append(f"{name}: {added} by {kind}, {counted[name]} in all")
     said = ", ".join(f"{counted[name]:,} {name.replace('_', ' ')}" for name in MOVES)
-    return Finding(f"Statistics agree with the files, and by link, user and task with each other: {said}", bad)
+    return Finding(
+        f"Statistics agree with the files, and by link, user and task with each other: {said}", bad
+    )
 
 
 def everybody_was_told(scene: Scene) -> Finding:
     states = dict(
-        scene.conn.execute("SELECT to_state, count(*) FROM file_event WHERE kind = 'delivery' GROUP BY 1").fetchall()
+        scene.conn.execute(
+            "SELECT to_state, count(*) FROM file_event WHERE kind = 'delivery' GROUP BY 1"
+        ).fetchall()
     )
     (waiting,) = scene.conn.execute("SELECT count(*) FROM outbox").fetchone() or (0,)
     bad = [f"{waiting} messages wait in the outbox"] if waiting else []
@@ -209,10 +232,14 @@ def everybody_was_told(scene: Scene) -> Finding:
         if row.publication == "DONE" and "publication.done" not in heard[name]:
             bad.append(f"{name}: it is published, and the subscriber never heard")
     twice = ids.total() - len(ids)
-    sentence = f"The outbox is empty; the subscriber heard {len(ids):,} messages, of each file its end as the last"
+    sentence = (
+        f"The outbox is empty; the subscriber heard {len(ids):,} messages, of each file its end as the last"
+    )
     if twice:
         sentence += f"; {twice:,} came twice, with their ids"
-    return Finding(f"{sentence} ({', '.join(f'{count:,} {state}' for state, count in sorted(states.items()))})", bad)
+    return Finding(
+        f"{sentence} ({', '.join(f'{count:,} {state}' for state, count in sorted(states.items()))})", bad
+    )
 
 
 CHECKS: tuple[Callable[[Scene], Finding], ...] = (

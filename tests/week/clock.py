@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
-import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psycopg
 import time_machine
 
-_SHIFT = struct.Struct("d")
+from week.hands import Hands
+
 _FUNCTIONS = {"now": "STABLE", "clock_timestamp": "VOLATILE"}
 """What the catalogue asks Postgres for the time with."""
-
-
-class Hands:
-    """Where the clock stands, in a file that all processes map: seconds since the epoch when it is called."""
-
-    def __init__(self, file: Path) -> None:
-        if not file.exists():
-            file.write_bytes(_SHIFT.pack(0.0))
-        with file.open("r+b") as stream:
-            self._map = mmap.mmap(stream.fileno(), _SHIFT.size)
-
-    def __call__(self) -> float:
-        return time.time() + self.shift_s
-
-    @property
-    def shift_s(self) -> float:
-        """How far the week is ahead of the world."""
-        shift_s: float = _SHIFT.unpack_from(self._map)[0]
-        return shift_s
-
-    @shift_s.setter
-    def shift_s(self, shift_s: float) -> None:
-        _SHIFT.pack_into(self._map, 0, shift_s)
 
 
 class WeekClock:

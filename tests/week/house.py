@@ -7,9 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
-
-from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, open_cycle
@@ -108,7 +105,13 @@ class House:
 
     def intake(self, run: str, source: intake.Source, since: datetime) -> None:
         interval = intake.Interval(since, _now())
-        self._step("intake", "collect", run, lambda step: intake.collect(self.conn, source, interval, step))
+        self._step(
+            "intake",
+            "collect",
+            run,
+            lambda step: intake.collect(self.conn, source, interval, step),
+            map_index=0,
+        )
         self._step(
             "intake",
             "summarise",
@@ -167,7 +170,9 @@ class House:
 
     def kill(self, run: str) -> None:
         """Tell FTS what people killed."""
-        self._step("kill", "cancel", run, lambda step: cancel.cancel(self.conn, self, now=_now(), step_run=step))
+        self._step(
+            "kill", "cancel", run, lambda step: cancel.cancel(self.conn, self, now=_now(), step_run=step)
+        )
 
     def reconcile(self, run: str) -> None:
         found: list[Summary] = []

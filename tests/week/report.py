@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,12 +44,20 @@ def table(conn: Connection) -> Iterator[str]:
         yield f"{label:5}" + "".join(f"{counts.get(name, 0):11,}" for name in (*_MOVES, *_OTHERS))
 
 
-def counts(happened: Mapping[str, int], deaths: int, points: int, reds: Mapping[str, int]) -> Iterator[str]:
-    """Yield a line for each kind of event."""
+def counts(
+    happened: Mapping[str, int], deaths: Mapping[str, int], spared: Sequence[str], reds: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield a line for each kind of event.
+
+    Args:
+        deaths: of workers, by the point at which they came.
+        spared: points by which no worker came any more.
+    """
     for name, count in happened.items():
         if count:
             yield f"{count:11,}  {name}"
-    yield f"{deaths:11,}  workers killed between two effects, of {points} that were to be"
+    missed = f" (nobody came by {', '.join(spared)})" if spared else ""
+    yield f"{sum(deaths.values()):11,}  workers killed between two effects{missed}"
     said = ", ".join(f"{count} {name}" for name, count in sorted(reds.items()))
     yield f"{sum(reds.values()):11,}  red tasks" + (f" ({said})" if said else "")
 

@@ -18,7 +18,7 @@ from week.manifest import DAYS, START
 from week.town import Stuck, Town
 from week.world import World
 
-QUIET_TICK = timedelta(hours=6)
+QUIET_TICK = timedelta(days=1)
 LONGEST = timedelta(days=DAYS + 21)
 """By then every file has ended, and every temporary copy is gone, or something is wrong."""
 HOUR = timedelta(hours=1)
@@ -59,9 +59,9 @@ class Run:
         return self._at
 
     @property
-    def points(self) -> int:
-        """At how many points somebody was to die, or has died."""
-        return self.deaths.total() + sum(map(len, self._planned.values()))
+    def spared(self) -> list[str]:
+        """Points at which somebody was to die, and nobody came by."""
+        return [point for planned in self._planned.values() for _, point in planned]
 
     def live(self, on_tick: Callable[[Run], object] = lambda _: None) -> None:
         """Live through the week, and the quiet time after it, until nothing is left to do."""

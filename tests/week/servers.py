@@ -1,4 +1,7 @@
-"""The services around the house, each a process on the week's clock: ``python -m week.servers fts|dbs|sites|hook``."""
+"""The services around the house, each a process on the week's clock: ``python -m week.servers fts|dbs|sites|hook``.
+
+Each imports what it needs itself: the week starts them more than once.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,11 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import uvloop
-from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asyncstageout.sandbox.dbs.service import Options as DBSOptions
-from asyncstageout.sandbox.dbs.service import SandboxDBS
-from asyncstageout.sandbox.faults import Faults
-from asyncstageout.sandbox.fts.engine import Limits
-from asyncstageout.sandbox.fts.service import Options as FTSOptions
-from asyncstageout.sandbox.fts.service import SandboxFTS
 from asyncstageout.sandbox.serving import listen, server
-from asyncstageout.sandbox.sites.names import Sites
-from asyncstageout.sandbox.sites.webdav import Storage, application
 from asyncstageout.sandbox.tls import sandbox_tls
-from week.clock import Hands
+from week.hands import Hands
 
 HEARD = "heard.ndjson"
 FTS_FAULTS = "fts-faults.json"
@@ -35,7 +25,10 @@ SITES = "sites"
 
 
 def fts(folder: Path, clock: Hands, sites_port: int) -> ASGIApp:
-    options = FTSOptions(
+    from asyncstageout.sandbox.fts.engine import Limits  # noqa: PLC0415
+    from asyncstageout.sandbox.fts.service import Options, SandboxFTS  # noqa: PLC0415
+
+    options = Options(
         state=folder,
         ca=str(sandbox_tls(folder / "tls").ca),
         connect_to=f"127.0.0.1:{sites_port}",
@@ -46,12 +39,20 @@ def fts(folder: Path, clock: Hands, sites_port: int) -> ASGIApp:
 
 
 def dbs(folder: Path, clock: Hands, _sites_port: int) -> ASGIApp:
-    return SandboxDBS(DBSOptions(state=folder), clock).app
+    from asyncstageout.sandbox.dbs.service import Options, SandboxDBS  # noqa: PLC0415
+
+    return SandboxDBS(Options(state=folder), clock).app
 
 
 def sites(folder: Path, clock: Hands, _sites_port: int) -> ASGIApp:
     """Storages whose answers bear the week's time: who cleans compares it with that of their files."""
-    app = application(Storage(Sites.found(folder / SITES, None), Faults()))
+    from starlette.datastructures import MutableHeaders  # noqa: PLC0415
+
+    from asyncstageout.sandbox.faults import Faults  # noqa: PLC0415
+    from asyncstageout.sandbox.sites.names import Sites  # noqa: PLC0415
+    from asyncstageout.sandbox.sites.webdav import Storage, application  # noqa: PLC0415
+
+    app = application(Storage(Sites.found(folder / SITES), Faults()))
 
     async def dated(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_dated(message: Message) -> None:
@@ -67,6 +68,11 @@ def sites(folder: Path, clock: Hands, _sites_port: int) -> ASGIApp:
 
 def hook(folder: Path, _clock: Hands, _sites_port: int) -> ASGIApp:
     """Somebody who is told of everything, and keeps it."""
+    from starlette.applications import Starlette  # noqa: PLC0415
+    from starlette.requests import Request  # noqa: PLC0415
+    from starlette.responses import Response  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
+
     heard = (folder / HEARD).open("ab", buffering=0)
 
     async def hear(request: Request) -> Response:

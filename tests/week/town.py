@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,16 +15,17 @@ from pathlib import Path
 
 import requests
 
-from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.migrate import upgrade
 from asyncstageout.clients.http import Access, new_session
+from asyncstageout.sandbox import children
 from asyncstageout.sandbox.faults import FaultPlan
 from asyncstageout.sandbox.layout import free_port
-from asyncstageout.sandbox.postgres import FORGETFUL, EmbeddedPostgres, create_database
+from asyncstageout.sandbox.postgres import EmbeddedPostgres, create_database
 from asyncstageout.sandbox.sites.names import site_host
 from asyncstageout.sandbox.state import tail
 from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
-from week.clock import Hands, prepare_catalogue
+from week.clock import prepare_catalogue
+from week.hands import Hands
 from week.servers import FTS_FAULTS, SITES
 
 TESTS = Path(__file__).parents[1]
@@ -53,7 +54,12 @@ class Served:
     def start(self) -> None:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=TESTS
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=TESTS,
+                preexec_fn=children.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 -- loads nothing
             )
 
     def kill(self) -> None:

@@ -11,9 +11,9 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from asyncstageout.catalogue.cycles import CycleParams
 from asyncstageout.catalogue.file_metadata import put_metadata
 from asyncstageout.catalogue.step_runs import Actor
-from asyncstageout.catalogue.cycles import CycleParams
 from asyncstageout.core.selections import EndedSelection, Selection
 from asyncstageout.sandbox.faults import share
 from asyncstageout.steps.acting import killing, sending_again
@@ -133,7 +133,9 @@ class World:
             recorded(
                 self.house.conn,
                 Actor("metadata", "jobs"),
-                lambda step: Summary(f"{len(put_metadata(self.house.conn, due, by='jobs', step_run=step))} files"),
+                lambda step: Summary(
+                    f"{len(put_metadata(self.house.conn, due, by='jobs', step_run=step))} files"
+                ),
             )
 
     def jobs_run_again(self, share_of_files: float) -> None:

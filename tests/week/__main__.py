@@ -100,7 +100,7 @@ def _watch(run: Run, cost: Cost) -> None:
                 cost.look()
             hours = (now.at - START) / timedelta(hours=1)
             bar.update(
-                task, completed=min(hours, DAYS * 24.0), description=report.until(now.at), refresh=True
+                task, completed=min(hours, DAYS * 24.0), description=report.moment(now.at), refresh=True
             )
 
         run.live(on_tick)

@@ -12,7 +12,7 @@ from week.manifest import DAYS, START
 
 _DAYS = """
 SELECT least((e.at AT TIME ZONE 'UTC')::date, %(after)s) AS day, {columns} FROM {table} e
-WHERE TRUE GROUP BY 1 ORDER BY 1
+GROUP BY 1 ORDER BY 1
 """
 _MOVES = {
     "arrived": "from_state IS NULL",
@@ -70,11 +70,11 @@ def breakers(conn: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def until(at: datetime) -> str:
+def moment(at: datetime) -> str:
     """Say a moment of the week.
 
     >>> from datetime import UTC
-    >>> until(datetime(2026, 11, 25, 14, 15, tzinfo=UTC))
+    >>> moment(datetime(2026, 11, 25, 14, 15, tzinfo=UTC))
     'Wed 14:15'
     """
     return f"{at:%a %H:%M}"

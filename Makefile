@@ -8,7 +8,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid up down status test chaos load simulation screenshots lint lock clean install
+.PHONY: help demo grid up down status test chaos load week simulation screenshots lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ load: install ## Measure intake through the API, and a queue of ten million file
 
 simulation: install ## Reckon where the service ends, and write docs/simulation.md (10 minutes)
 	@$(BIN)/aso simulate --report docs
+
+week: install ## Live through a week with 50,000 files on a fast clock, and check every one (20 minutes)
+	cd tests && ../$(BIN)/python -m week
 
 screenshots: install ## Take pictures of every page into docs/images/ui
 	cd tests && ../$(BIN)/python -m ui.screenshots

@@ -126,6 +126,7 @@ class Day:
     Attributes:
         label: stands in all task names, and in all LFNs: two days of other labels have no file in common.
         starts_at: aware UTC; the dates in the names.
+        people: seed of the users' names, if it is not ``seed``: days of the same people may differ in all else.
     """
 
     seed: int = 1
@@ -135,6 +136,7 @@ class Day:
     median_bytes: int = DEMO_MEDIAN_BYTES
     label: str = "day"
     starts_at: datetime = datetime(2026, 11, 22, tzinfo=UTC)
+    people: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.site_count <= len(SITES):
@@ -185,7 +187,8 @@ class Day:
         # People keep their output at Tier 2 and 3; the disks of a Tier 1 are not theirs.
         homes = [site for site in self.sites if not site.startswith("T1")]
         tasks = []
-        for username in _usernames(self.user_count, random):
+        named_by = random if self.people is None else Random(self.people)
+        for username in _usernames(self.user_count, named_by):
             user_homes = random.sample(homes, k=min(len(homes), random.choice((1, 1, 2))))
             tail = random.choice(TAILS)
             for number in range(1, random.choice((1, 1, 2, 3, 5)) + 1):

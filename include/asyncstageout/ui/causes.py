@@ -39,9 +39,6 @@ _AFFECTED = (
     Column("link", "Link", place=lambda row: places.link(row["subject"], row["other"])),
     Column("failed_attempts", "Failed attempts", Shown.NUMBER),
     Column("share", "Of all these", Shown.SHARE),
-    Column(
-        "efficiency", "Efficiency", Shown.SHARE, hint="Attempts in FTS that went well, of all on the link"
-    ),
     Column("most", "Most often"),
     Column("which", "Show", place=lambda row: row["place"]),
 )

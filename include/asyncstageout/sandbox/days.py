@@ -126,7 +126,7 @@ class Day:
     Attributes:
         label: stands in all task names, and in all LFNs: two days of other labels have no file in common.
         starts_at: aware UTC; the dates in the names.
-        people: seed of the users' names, if it is not ``seed``: days of the same people, different otherwise.
+        people: seed of the users' names, where it is not ``seed``: other days of the same people.
     """
 
     seed: int = 1

@@ -1,4 +1,4 @@
-"""What AsyncStageOut adds to Airflow's api-server: REST below /stageout, pages below /stageout/ui; links from tasks.
+"""What AsyncStageOut adds to Airflow's api-server: REST below /stageout, pages below it, links of tasks.
 
 Every Airflow process executes this file, but only the api-server serves: its first request makes the app.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import runpy
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -29,7 +30,6 @@ from asyncstageout.provider import cycle, get_provider_info, triggers
 from asyncstageout.provider.assets import FTS_JOBS
 from asyncstageout.provider.fts_clients import HookClients, NotConfigured
 from asyncstageout.provider.hooks import FTSHook
-from asyncstageout.provider.links import StageoutLink
 from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.operators import CancelFTSJobsOperator, SubmitFTSJobsOperator
 from asyncstageout.provider.running import cycle_params, run_step
@@ -167,7 +167,8 @@ def test_an_event_of_an_asset_says_what_the_step_did(connections: House) -> None
 
 
 def test_tasks_lead_to_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    link = StageoutLink()
+    plugin = runpy.run_path(str(Path(__file__).parents[2] / "plugins/stageout.py"))["StageoutPlugin"]
+    (link,) = plugin.global_operator_extra_links
     key = SimpleNamespace(dag_id="stageout_clean", run_id="scheduled__2026-11-27T10:00:00+00:00")
     place = "/plugin/stageout/stageout/ui/runs/stageout_clean/scheduled__2026-11-27T10%3A00%3A00%2B00%3A00"
     assert link.get_link(None, ti_key=key) == place

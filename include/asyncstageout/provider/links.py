@@ -25,17 +25,9 @@ def in_room(place: str) -> str:
     return f"{root}{ROOM}{place}"
 
 
-class StageoutLink(BaseOperatorLink):
-    """What a task's run did, in the Stage-out room: a cycle, or the steps of any other run.
-
-    The plugin registers it for all tasks: the api-server makes it when somebody looks, and tasks do nothing.
-    """
-
-    name = "Stage-out"
-
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return the address; nothing for tasks of other people's DAGs."""
-        return in_room(places.run(ti_key.dag_id, ti_key.run_id)) if ti_key.dag_id.startswith(OURS) else ""
+def run_in_room(dag_id: str, run_id: str) -> str:
+    """Return where the room shows what a run did; nothing for other people's DAGs."""
+    return in_room(places.run(dag_id, run_id)) if dag_id.startswith(OURS) else ""
 
 
 class FTSJobLink(BaseOperatorLink):

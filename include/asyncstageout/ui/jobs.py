@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -222,7 +222,7 @@ def _ended(page: Page, conn: Connection, where: JobFilter) -> Table:
     )  # fmt: skip
 
 
-def _all_ended(look: Any, now: datetime) -> Iterator[dict[str, Any]]:
+def _all_ended(look: Callable[..., list[dict[str, Any]]], now: datetime) -> Iterator[dict[str, Any]]:
     until: EndedAt | None = _FIRST
     while until:
         rows = look(until=until, limit=CSV_BATCH)

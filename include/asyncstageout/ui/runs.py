@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -44,6 +44,8 @@ WHY: Mapping[str, str] = {
     "backfill": "backfill",
 }  # fmt: skip
 """Type of a run, as its id begins -> what made it run."""
+Look = Callable[[int | None, int], list[dict[str, Any]]]
+"""Takes the id of the row before (None: begins at the last one) and how many rows to return."""
 RunId = Annotated[str, Path(max_length=250, pattern=r"^[^\x00]+$")]
 
 
@@ -174,12 +176,10 @@ def steps_page(
     )  # fmt: skip
 
 
-def going_back(page: Page, name: str, caption: str, columns: Any, look: Any, *, empty: str) -> Table:
-    """Return a list that goes back in time, a page at a time.
-
-    Args:
-        look: takes the id of the row after which it begins (None: at the last one) and the number of rows.
-    """
+def going_back(
+    page: Page, name: str, caption: str, columns: Sequence[Column], look: Look, *, empty: str
+) -> Table:
+    """Return a list that goes back in time, a page at a time."""
     rows = look(number_of_cursor(name, page.cursor(name)), ROWS_PER_PAGE + 1)
     shown = rows[:ROWS_PER_PAGE]
     following = cursor_after(name, shown[-1]["id"]) if len(rows) > ROWS_PER_PAGE else None
@@ -199,7 +199,7 @@ def step_row(page: Page, step: Row) -> dict[str, Any]:
     }
 
 
-def _all(look: Any) -> Iterator[dict[str, Any]]:
+def _all(look: Look) -> Iterator[dict[str, Any]]:
     rows = look(None, CSV_BATCH)
     while rows:
         yield from rows

@@ -21,6 +21,8 @@ from bench.pipeline import measure
 FILES = 20_000
 SHAPES = ((60, 20_000), (300, 20_000), (900, 20_000), (300, 2_000))
 """(links, files that a cycle takes): from 60 files a job down to 4."""
+HELD_OUT = (3_000, 300, 300)
+"""(files, links, files of a cycle): about one file a job. The line is not drawn from it, but held against it."""
 # Step of the simulation -> steps of the bench.
 STEPS = {
     "intake": ("intake",),
@@ -31,7 +33,9 @@ STEPS = {
 }
 
 
-def calibration(runs: Sequence[dict[str, Any]], measured_on: str) -> dict[str, Any]:
+def calibration(
+    runs: Sequence[dict[str, Any]], measured_on: str, held_out: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what ``aso simulate --calibration`` reads."""
     jobs = [1 / run["files_per_job"] for run in runs]
     steps = {}
@@ -55,7 +59,8 @@ def calibration(runs: Sequence[dict[str, Any]], measured_on: str) -> dict[str, A
     def average(name: str) -> int:
         return round(sum(one[name] for _, one in disk) / len(disk))
 
-    return {
+    beside = {"held_out": _beside(held_out, steps)} if held_out else {}
+    return beside | {
         "measured_on": measured_on,
         "runs": [{"links": run["links"], "files_per_job": run["files_per_job"]} for run in runs],
         "numbers": {
@@ -65,6 +70,27 @@ def calibration(runs: Sequence[dict[str, Any]], measured_on: str) -> dict[str, A
             "job_bytes": round(per_job),
         },
         "steps": steps,
+    }
+
+
+def _beside(run: dict[str, Any], steps: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return what a file cost in a run, and what it costs by the line."""
+    by_line = sum(
+        cost[f"{who}_file_s"] + cost.get(f"{who}_job_s", 0.0) / run["files_per_job"]
+        for step, cost in steps.items()
+        if step in STEPS
+        for who in ("python", "postgres")
+    )
+    seen = sum(
+        run["steps"][part][who]
+        for parts in STEPS.values()
+        for part in parts
+        for who in ("python", "postgres")
+    )
+    return {
+        "files_per_job": run["files_per_job"],
+        "measured_file_s": float(f"{seen / 1000:.3g}"),
+        "line_file_s": float(f"{by_line:.3g}"),
     }
 
 
@@ -94,14 +120,15 @@ def where() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.calibrate", description=__doc__)
-    parser.add_argument("--runs", type=Path, help="lines of the bench")
+    parser.add_argument("--runs", type=Path, help="lines of the bench, the last of them held out")
     parser.add_argument("--files", type=int, default=FILES)
     args = parser.parse_args()
     if args.runs:
-        runs = [json.loads(one) for one in args.runs.read_text(encoding="utf-8").splitlines()]
+        *runs, held_out = (json.loads(one) for one in args.runs.read_text(encoding="utf-8").splitlines())
     else:
         runs = [measure(args.files, links, limit) for links, limit in SHAPES]
-    sys.stdout.write(json.dumps(calibration(runs, where()), indent=2) + "\n")
+        held_out = measure(*HELD_OUT)
+    sys.stdout.write(json.dumps(calibration(runs, where(), held_out), indent=2) + "\n")
 
 
 if __name__ == "__main__":

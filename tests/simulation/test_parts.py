@@ -5,11 +5,18 @@ from __future__ import annotations
 import doctest
 from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 from math import exp
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from asyncstageout.catalogue.cycles import CycleParams
+from asyncstageout.catalogue.history import KEEP_DONE_S, move_finished
+from asyncstageout.core.policies import LinkPolicy
+from asyncstageout.core.retention import Retention
+from asyncstageout.provider.triggers import OpenFTSJobsTrigger, PendingFilesTrigger
+from asyncstageout.simulation import sensing, studies
 from asyncstageout.simulation.arrivals import DAY_S, HOURLY_SUBMISSIONS, intensity, jobs_of, peak
 from asyncstageout.simulation.calibration import STEPS, BadCalibration, Calibration
 from asyncstageout.simulation.cores import Activity, Cores, Kind
@@ -19,6 +26,9 @@ from asyncstageout.simulation.measures import Resource
 from asyncstageout.simulation.scenarios import SCENARIOS, Deployment, Scenario
 from asyncstageout.simulation.topology import link_classes, site_classes
 from asyncstageout.simulation.waits import Cohort, Queue
+from asyncstageout.steps.group import JOBS_PER_SHARD, MAX_SHARDS
+from asyncstageout.steps.sense import JOBS_PER_ROUND
+from asyncstageout.steps.submit import THREADS
 from bench import calibrate
 
 
@@ -101,7 +111,8 @@ def test_costs_of_files_and_jobs_come_out_of_the_bench_as_they_went_in() -> None
             "a_day_later": {"move_finished": {"python": 0.0, "postgres": 0.03}},
         }  # fmt: skip
 
-    found = calibrate.calibration([run(4), run(20), run(100)], "here")
+    found = calibrate.calibration([run(4), run(20), run(100)], "here", run(1))
+    assert found["held_out"]["line_file_s"] == pytest.approx(found["held_out"]["measured_file_s"], rel=0.01)
     assert found["steps"]["submit"] == {
         "python_file_s": pytest.approx(1e-4), "postgres_file_s": pytest.approx(2e-4),
         "python_job_s": pytest.approx(4e-3), "postgres_job_s": 0,
@@ -130,6 +141,22 @@ def test_what_a_load_needs_carries_it(costs: Calibration) -> None:
     assert needs.fts_hosts > 1
     use = steady(crowded, needs, costs, 1.0).samples[-1].use
     assert max(use[one] for one in (Resource.POSTGRES, Resource.WORKERS, Resource.FTS_HOSTS)) < 0.85
+
+
+def test_what_the_model_knows_of_the_service_is_what_the_service_does() -> None:
+    """The rooms keep these from being imported there; so they are held together here."""
+    now, policy = Deployment(), LinkPolicy()
+    bell, watch = signature(PendingFilesTrigger.__init__), signature(OpenFTSJobsTrigger.__init__)
+    assert now.bell_s == bell.parameters["quiet_s"].default
+    assert now.linger_s == watch.parameters["linger_s"].default
+    assert now.cycle_files == CycleParams().limit
+    assert (now.shards, now.jobs_per_shard, now.submit_threads) == (MAX_SHARDS, JOBS_PER_SHARD, THREADS)
+    assert now.files_per_job == policy.files_per_job
+    assert sensing.JOBS_PER_ROUND == JOBS_PER_ROUND
+    assert studies.LIVE_DAYS * DAY_S == KEEP_DONE_S
+    assert now.history_files == signature(move_finished).parameters["at_most"].default
+    kept = Retention()
+    assert (kept.events_days, kept.history_days) == (studies.EVENT_DAYS, studies.HISTORY_DAYS)
 
 
 def test_scenarios_have_names_for_the_command_line() -> None:

@@ -19,8 +19,10 @@ from asyncstageout.simulation.calibration import BadCalibration, Calibration
 from asyncstageout.simulation.day import Day
 from asyncstageout.simulation.measures import Outcome, Resource
 from asyncstageout.simulation.scenarios import SCENARIOS, Scenario
-from asyncstageout.simulation.studies import Study, study
+from asyncstageout.simulation.studies import Study, WhatIf, study, what_ifs
 
+HANGS_ON = "hundredfold"
+"""The scenario whose assumptions the report changes: the load that this project is for."""
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -54,7 +56,9 @@ def simulate(
             console.print(f"{name}: {one.title}")
             studies.append(study(name, one, costs, seed))
             # After each of them: what took minutes is not lost with the next one.
-            _write(report_to, studies, costs)
+            _write(report_to, studies, costs, [])
+        if HANGS_ON in named:
+            _write(report_to, studies, costs, what_ifs(HANGS_ON, named[HANGS_ON], costs, seed))
         console.print(f"Written: {report_to / 'simulation.md'}")
         return
     days = {name: Day(one, one.deployment, costs, seed=seed).run() for name, one in named.items()}
@@ -67,12 +71,12 @@ def simulate(
         console.print(_table(day))
 
 
-def _write(folder: Path, studies: list[Study], costs: Calibration) -> None:
+def _write(folder: Path, studies: list[Study], costs: Calibration, ifs: list[WhatIf]) -> None:
     pictures = folder / report.FOLDER
     pictures.mkdir(parents=True, exist_ok=True)
     for file_name, svg in report.pictures(studies):
         (pictures / file_name).write_text(svg, encoding="utf-8")
-    (folder / "simulation.md").write_text(report.markdown(studies, costs), encoding="utf-8")
+    (folder / "simulation.md").write_text(report.markdown(studies, costs, ifs), encoding="utf-8")
 
 
 def read_calibration(path: Path | None) -> Calibration:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 BENCH = "measured by bench.calibrate"
 AIRFLOW = "measured on Airflow 3.3.2, LocalExecutor, two cores, scheduler_idle_sleep_time 0.1"
 FTS = "measured on FTS 3.13 on two busy cores"
-FTS_SOURCE = "FTS 3.14 source"
+FTS_SOURCE = "source of FTS"
 STEPS = ("intake", "group", "submit", "sense", "update", "move")
 
 
@@ -54,6 +54,8 @@ class Calibration:
     measured_on: str
     """Machine, commit and date of what was measured."""
     steps: Mapping[str, StepCost]
+    held_out: Mapping[str, float] | None = None
+    """A run of the bench that no cost was drawn from: files per job, CPU of a file measured and reckoned."""
 
     wal_file_bytes: float = _number("write-ahead log of a file, from arrival to DONE", BENCH)
     live_file_bytes: float = _number("row of a live file, with indexes", BENCH)
@@ -83,12 +85,12 @@ class Calibration:
     fts_row_s: float = _number("CPU of FTS for a status row of a file", f"{FTS}: 11,000 rows/s", 0.18e-3)
     fts_scheduler_s: float = _number("between two runs of FTS's scheduler", "fts3config", 2.0)
     fts_visible_s: float = _number("from the end of a copy to its row in FTS", "fts3config", 1.0)
-    fts_optimizer_s: float = _number("between two runs of FTS's optimizer", f"{FTS_SOURCE}, Optimizer", 60.0)
-    fts_min_active: float = _number(
-        "copies on a link at first", f"{FTS_SOURCE}, OptimizerConstants: DEFAULT_MIN_ACTIVE", 2.0
+    fts_optimizer_s: float = _number(
+        "between two runs of FTS's optimizer", f"{FTS_SOURCE}: optimizerSteadyInterval", 60.0
     )
+    fts_min_active: float = _number("copies on a link at first", f"{FTS_SOURCE}: DEFAULT_MIN_ACTIVE", 2.0)
     fts_step: float = _number(
-        "copies more on a link that has a queue, each run", f"{FTS_SOURCE}, conservative mode", 1.0
+        "copies more on a link that has a queue, each run", f"{FTS_SOURCE}: increaseStepSize", 1.0
     )
     fts_host_slots: float = _number(
         "copies at a time on one FTS host", "fts3config: url-copy processes", 400.0
@@ -99,7 +101,9 @@ class Calibration:
         "speed of one copy", "the original's FakeFTS as configured: 100 MiB/s", 104_857_600.0
     )
     attempts_failing: float = _number(
-        "share of attempts that fail", "CRABServer#9363 (2026): 34,000 failures in 600,000 files a day", 0.057
+        "share of attempts that fail",
+        "assumed: 34,000 failures a day of 2026 (CRABServer#9363) in the 600,000 files a day of 2017",
+        0.057,
     )
     failures_for_good: float = _number(
         "share of those that no retry mends", "CRABServer#9363: quota and permission", 0.52
@@ -133,7 +137,12 @@ class Calibration:
             steps = {step: StepCost(**given[step]) for step in STEPS}
         except TypeError as error:
             raise BadCalibration(f"steps: {error}") from error
-        return cls(measured_on=str(measured.get("measured_on", "unknown")), steps=steps, **numbers)
+        return cls(
+            measured_on=str(measured.get("measured_on", "unknown")),
+            steps=steps,
+            held_out=measured.get("held_out"),
+            **numbers,
+        )
 
     def numbers(self) -> Iterator[Number]:
         """Yield every number with its source, for the report."""

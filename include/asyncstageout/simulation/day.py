@@ -116,6 +116,7 @@ class Day:
     _api_s: float = field(init=False, default=0.0)
     _room_s: float = field(init=False, default=0.0)
     _tasks: float = field(init=False, default=0.0)
+    _copies_before: float = field(init=False, default=0.0)
     _done_before: float = field(init=False, default=0.0)
     _arrived_before: float = field(init=False, default=0.0)
 
@@ -350,10 +351,12 @@ class Day:
             done_per_s=(self.done - self._done_before) / width_s * parts,
             use=use,
             backlog={place: files * parts for place, files in self.backlog().items()},
+            copies=(self.copies.active_s - self._copies_before) / width_s * parts,
             accepted_after=(self._accepted_lately.quantile_s(0.5), self._accepted_lately.quantile_s(0.95)),
             settled_after=(self._settled_lately.quantile_s(0.5), self._settled_lately.quantile_s(0.95)),
         )
         self._before, self._arrived_before, self._done_before = counters, self.arrived, self.done
+        self._copies_before = self.copies.active_s
         self.accepted_after.add(self._accepted_lately)
         self.settled_after.add(self._settled_lately)
         self._accepted_lately, self._settled_lately = Delays(), Delays()

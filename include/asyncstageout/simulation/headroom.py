@@ -19,6 +19,7 @@ SETTLING_S = 300.0
 GROWS = 0.02
 """Part of what arrives by which a backlog may grow and still count as steady."""
 EXACT = 1.15
+"""Limits are known to this factor."""
 MOST = 4.0**7
 TARGET_USE = 0.7
 """How busy what is sized may be at the day's peak."""
@@ -117,6 +118,11 @@ def of_the_service(
     return limit(replace(scenario, least_gbit_s=PLENTY), open_wide, calibration, seed)
 
 
+def carries(scenario: Scenario, deployment: Deployment, calibration: Calibration) -> bool:
+    """Say whether nothing piles up at the scenario's busiest moment."""
+    return growth(steady(scenario, deployment, calibration, 1.0))[0] <= GROWS
+
+
 def sized(scenario: Scenario, deployment: Deployment, calibration: Calibration) -> Deployment:
     """Return a deployment that carries the scenario's peak with room to spare.
 
@@ -161,7 +167,7 @@ def _bought(scenario: Scenario, plenty: Deployment, calibration: Calibration, ou
     def cores(resource: Resource) -> int:
         return max(1, ceil(use[resource] * PLENTY / TARGET_USE))
 
-    copies = outcome.samples[-1].backlog[Place.ACTIVE]
+    copies = outcome.samples[-1].copies
     api_hosts = use[Resource.FTS_API] * PLENTY / TARGET_USE
     largest = site_classes(scenario.sites, scenario.site_exponent)[0].share
     return replace(

@@ -53,6 +53,8 @@ class Sample:
     use: Mapping[Resource, float]
     """Busy part of each: 1 is full."""
     backlog: Mapping[Place, float]
+    copies: float
+    """That ran at a time, on average."""
     accepted_after: tuple[float | None, float | None]
     """p50, p95."""
     settled_after: tuple[float | None, float | None]

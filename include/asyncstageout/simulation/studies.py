@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from asyncstageout.simulation.arrivals import DAY_S, peak
 from asyncstageout.simulation.calibration import Calibration
 from asyncstageout.simulation.day import Day
-from asyncstageout.simulation.headroom import Limit, limit, of_the_service, sized
+from asyncstageout.simulation.headroom import Limit, carries, limit, of_the_service, sized
 from asyncstageout.simulation.measures import Outcome
 from asyncstageout.simulation.scenarios import Deployment, Scenario
 
@@ -49,6 +49,8 @@ class Study:
     """What carries it as it runs today ..."""
     needs_tuned: Deployment
     """... and with a doorbell that rings less often, and larger cycles."""
+    held: tuple[bool, bool]
+    """Whether these two carried it, when they were tried."""
     day: Outcome
     day_deployment: Deployment
     disk: Disk
@@ -97,7 +99,40 @@ def study(name: str, scenario: Scenario, calibration: Calibration, seed: int = 1
         service_limit=of_the_service(scenario, scenario.deployment, calibration, seed),
         needs=needs,
         needs_tuned=needs_tuned,
+        held=(carries(scenario, needs, calibration), carries(scenario, needs_tuned, calibration)),
         day=day,
         day_deployment=deployment,
         disk=disk(scenario, calibration, day.arrived / max(day.jobs, 1.0)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """What a service alone carries if one assumption is another one."""
+
+    name: str
+    """Of the scenario."""
+    what: str
+    files_per_day: float
+    limit: Limit
+
+
+def what_ifs(name: str, scenario: Scenario, calibration: Calibration, seed: int = 1) -> list[WhatIf]:
+    """Return a scenario's limit with its assumptions changed, one at a time."""
+    stream, exponent = scenario.files_per_stream, scenario.site_exponent
+    slow = replace(scenario.deployment, bell_s=SLOW_BELL_S)
+    cases = {
+        "as assumed": scenario,
+        f"{stream / 5:,.0f} files a stream, not {stream:,.0f}": replace(
+            scenario, files_per_stream=stream / 5
+        ),
+        f"{stream * 5:,.0f} files a stream": replace(scenario, files_per_stream=stream * 5),
+        f"all sites alike, not an exponent of {exponent:g}": replace(scenario, site_exponent=0.0),
+        "an exponent of 1": replace(scenario, site_exponent=1.0),
+        f"a doorbell every {SLOW_BELL_S:.0f} s": replace(scenario, deployment=slow),
+        "larger cycles too": replace(scenario, deployment=tuned(scenario.deployment)),
+    }
+    return [
+        WhatIf(name, what, one.files_per_day, of_the_service(one, one.deployment, calibration, seed))
+        for what, one in cases.items()
+    ]

@@ -49,6 +49,8 @@ class Copies:
     rate: list[float] = field(init=False)
     """Files that ended, for each second, smoothed over a minute."""
     full: Fullness = field(default_factory=Fullness)
+    active_s: float = 0.0
+    """Copies that ran, times how long."""
     _limit: list[float] = field(init=False)
     _optimized_s: float = field(init=False, default=0.0)
 
@@ -66,6 +68,7 @@ class Copies:
         """Start and end copies; return how many ended, by class of link."""
         ended = self._end(step_s)
         self._start()
+        self.active_s += sum(self.active) * step_s
         self._optimize(step_s)
         return ended
 
@@ -156,7 +159,7 @@ class Copies:
             return
         self._optimized_s = 0.0
         for place, queued in enumerate(self.queued):
-            if queued > 0.5 * self.active[place] and self._limit[place] < self.deployment.link_slots:
+            if queued >= self.active[place] > 0 and self._limit[place] < self.deployment.link_slots:
                 self._limit[place] += self.calibration.fts_step
 
     def _note(self, slots: Sequence[float]) -> None:

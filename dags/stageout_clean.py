@@ -42,6 +42,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+
 FOR_PEOPLE = {
     "asyncstageout.steps.clean_run.CleaningNeedsPeople": "trying again does not help; somebody must look",
     "asyncstageout.provider.storages.StorageConnectionMissing": "somebody must make the connection",
@@ -109,7 +111,7 @@ def stageout_clean() -> None:
 
         return clean_tasks.look(get_current_context())
 
-    @task(map_index_template="{{ sites }}")
+    @task(map_index_template="{{ sites }}", queue=SLOW)
     def delete(shard: dict[str, Any]) -> dict[str, Any]:
         from asyncstageout.provider import clean_tasks
 
@@ -123,7 +125,7 @@ def stageout_clean() -> None:
 
         return clean_tasks.summarise(get_current_context())
 
-    @task.short_circuit
+    @task.short_circuit(queue=SLOW)
     def sweep() -> dict[str, Any]:
         from asyncstageout.provider import clean_tasks
 

@@ -44,6 +44,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+
 FOR_PEOPLE = {
     "asyncstageout.steps.publish.PublishingStopped": "DBS does not let us in; the next run tries again",
     "asyncstageout.steps.publication_summary.PublicationNeedsPeople": "looking again does not help",
@@ -82,7 +84,7 @@ def stageout_publish() -> None:
 
         return publication.assemble(get_current_context())
 
-    @task(map_index_template="{{ shard_label }}")
+    @task(map_index_template="{{ shard_label }}", queue=SLOW)
     def publish(shard: dict[str, Any]) -> dict[str, Any]:
         from asyncstageout.provider import publication
 
@@ -103,7 +105,7 @@ def stageout_publish() -> None:
 
         return outbox.list_due(get_current_context())
 
-    @task(map_index_template="{{ subscriber }}")
+    @task(map_index_template="{{ subscriber }}", queue=SLOW)
     def deliver(subscription: str) -> dict[str, Any]:
         from asyncstageout.provider import outbox
 

@@ -34,6 +34,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -77,7 +79,7 @@ PARAMS = {
     dag_display_name="Stage-out: sites",
 )
 def stageout_sites() -> None:
-    @task
+    @task(queue=SLOW)
     def load() -> dict[str, Any]:
         from asyncstageout.provider import site_tasks
 

@@ -42,6 +42,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+
 FOR_PEOPLE = {
     "asyncstageout.steps.statistics.EventsGone": "what was dropped cannot be counted again",
     "asyncstageout.steps.retention.DropsOverdue": "the next run tries again",
@@ -79,6 +81,7 @@ PARAMS = {
     tags=["stageout", "statistics"],
     default_args={
         "owner": "stageout-operators",
+        "queue": SLOW,
         "retries": 3,
         "retry_delay": timedelta(minutes=1),
         "retry_policy": RETRY_POLICY,

@@ -12,6 +12,7 @@ RUN pip install --no-cache-dir $(printf -- "-r %s " ${REQUIREMENTS})
 
 COPY --chown=airflow:root pyproject.toml README.md LICENSE ./
 COPY --chown=airflow:root include include
+COPY --chown=airflow:root runbooks runbooks
 RUN pip install --no-cache-dir --no-deps .
 
 COPY --chown=airflow:root dags /opt/airflow/dags

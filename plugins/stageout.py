@@ -12,6 +12,8 @@ from urllib.parse import quote
 from airflow.plugins_manager import AirflowPlugin
 from starlette.concurrency import run_in_threadpool
 
+from asyncstageout.provider.links import StageoutLink
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,6 +49,7 @@ class StageoutPlugin(AirflowPlugin):
     """Registration: access is checked by the application itself, since Airflow leaves that to it."""
 
     name = "stageout"
+    global_operator_extra_links = [StageoutLink()]  # noqa: RUF012
     fastapi_apps = [{"app": StageoutRoom(), "url_prefix": "/stageout", "name": "stageout"}]  # noqa: RUF012
     # Airflow's address bar follows what its frame shows, so that every view can be shared.
     external_views = [  # noqa: RUF012

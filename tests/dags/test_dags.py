@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 
 from asyncstageout.catalogue.cycles import CycleParams
+from asyncstageout.provider.watched import task_failed
 
 DAGS = Path(__file__).parents[2] / "dags"
 EXPECTED = {
+    "stageout_alerts": ["watch"],
     "stageout_transfer": ["collect", "group", "submit", "summarise"],
     "stageout_sense": ["sense", "update_catalogue"],
     "stageout_reconcile": ["check", "repair", "verdict"],
@@ -27,6 +30,7 @@ EXPECTED = {
     "stageout_clean": ["delete", "look", "summarise", "sweep"],
     "stageout_kill": ["approve", "cancel", "confirm", "kill", "select"],
     "stageout_retry": ["approve", "retry", "select"],
+    "stageout_statistics": ["clean_airflow", "export", "partitions", "prune", "roll_up", "summarise"],
 }
 
 
@@ -61,16 +65,56 @@ def test_a_dag_is_an_operators_manual(dags: dict[str, DAG], name: str) -> None:
     assert sum(1 for _ in (DAGS / f"{name}.py").open()) <= 200, "a DAG file is an outline"
 
 
-def test_the_form_is_typed_and_explained(dags: dict[str, DAG]) -> None:
-    params = dags["stageout_transfer"].params
-    assert set(params) == {
-        "username", "task", "source", "destination", "created_from", "created_to", "limit", "dry_run",
-    }  # fmt: skip
-    for name in params:
-        param = params.get_param(name)
-        assert param.description, name
-        assert "type" in param.schema, name
-    assert params["dry_run"] is False
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_form_is_typed_and_explained(dags: dict[str, DAG], name: str) -> None:
+    params = dags[name].params
+    for field in params:
+        param = params.get_param(field)
+        assert param.description, field
+        assert param.schema["title"], field
+        assert "type" in param.schema, field
+        param.resolve()  # the form can be sent as it is
+    assert "dry_run" in params or not params
+
+
+def test_the_catalogue_is_named_by_assets(dags: dict[str, DAG]) -> None:
+    """Each event of them says what the run did."""
+    made = {
+        asset.name: (name, task.task_id)
+        for name, dag in dags.items()
+        for task in dag.tasks
+        for asset in task.outlets
+    }
+    assert made == {
+        "stageout_fts_jobs": ("stageout_transfer", "summarise"),
+        "stageout_files": ("stageout_sense", "update_catalogue"),
+        "stageout_blocks": ("stageout_publish", "summarise"),
+    }
+
+
+def test_airflow_calls_back_when_a_task_of_any_dag_fails(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        for one in dag.tasks:
+            assert one.on_failure_callback == [task_failed], one
+
+
+def test_every_run_has_a_deadline_unless_it_waits_for_people(dags: dict[str, DAG]) -> None:
+    without = {name for name, dag in dags.items() if not dag.deadline}
+    assert without == {"stageout_kill", "stageout_retry"}
+    for name in dags.keys() - without:
+        (alert,) = dags[name].deadline
+        assert alert.callback.path == "asyncstageout.provider.watched.run_is_late"
+        longest = max(
+            (one.execution_timeout for one in dags[name].tasks if one.execution_timeout), default=None
+        )
+        assert longest is None or alert.interval >= longest, name
+
+
+def test_a_dag_survives_serialization_with_its_deadline(dags: dict[str, DAG]) -> None:
+    for name, dag in dags.items():
+        kept = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        assert bool(kept.deadline) == bool(dag.deadline), name
+        assert all(one.has_on_failure_callback for one in kept.tasks)
 
 
 def test_the_form_is_what_a_cycle_takes(dags: dict[str, DAG]) -> None:

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from asyncstageout.api.callers import APIHouse
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.measures import COUNTS, DELAYS
-from asyncstageout.catalogue.partitions import ensure_month
+from asyncstageout.catalogue.partitions import ensure_days, ensure_month
 from asyncstageout.catalogue.pool import CataloguePool
 from asyncstageout.catalogue.rollups import DAY, HOUR
 from asyncstageout.ui.app import create_room
@@ -25,6 +25,7 @@ from client.serving import mounted
 from load.bodies import SITES
 from load.history import fill
 from load.queue import MEMORY, seed
+from load.runs import fill_runs
 from load.server import loaded_catalogue, say
 from ui.serving import UNLIMITED, by_cookie
 
@@ -35,8 +36,30 @@ LINK = f"{SITES[1]}/{SITES[34]}"
 PAGES = (
     "/", "/?range=1h", "/?range=7d", "/?range=30d", "/links", "/links?range=30d&show=waiting&sites=60",
     f"/links/{LINK}", f"/links/{LINK}?range=30d", "/sites", "/sites?range=30d", f"/sites/{SITES[1]}?range=30d",
+    "/users", "/users?range=30d", "/users/user7", "/tasks", "/tasks/seed_7", "/tasks/seed_7?state=FAILED", "/files/{file}",
+    "/failures", "/failures?range=30d", "/failures?category=quota", f"/failures?site={SITES[1]}&range=7d",
+    f"/failures?source={SITES[1]}&destination={SITES[34]}", "/failures?user=user7&range=7d", "/search?q=user7",
+    "/jobs", "/jobs?show=slow", "/jobs?show=ended", f"/jobs?show=ended&range=30d&source={SITES[3]}", "/jobs/{job}",
+    "/cycles", "/cycles?range=30d&which=trouble", "/cycles/{cycle}", "/steps", "/steps?range=30d&outcome=failed",
+    "/audit", "/audit?range=30d", "/audit?range=30d&who=nobody&kind=kill",
 )  # fmt: skip
 """A new page is one more here."""
+
+EVENTS, FAILED_SHARE = 2_000_000, 0.06
+# Of files that wait, one in so many was tried before, and failed; arrivals and failures of the last day.
+_EVENTS = """
+INSERT INTO transfer_event (transfer_id, at, from_state, to_state, attempt, step_run, reason, failure_category)
+SELECT %(first)s + n %% %(files)s, now() - make_interval(secs => 86400.0 * (%(events)s - n) / %(events)s),
+    CASE WHEN failed THEN 'SUBMITTED' END::transfer_state, CASE WHEN failed THEN 'RETRY' ELSE 'NEW' END::transfer_state,
+    failed::integer, 1, CASE WHEN failed THEN 'TRANSFER [5] copy of out_' || n || '.root HTTP 507 : no room' END,
+    CASE WHEN failed THEN (ARRAY['quota', 'transfer', 'source'])[1 + n %% 3] END
+FROM generate_series(1, %(events)s) n, LATERAL (SELECT n %% 100 < 100 * %(share)s AS failed) x
+"""
+_RETRIES = """
+UPDATE transfer SET state = 'RETRY', attempt = 1, failure_category = 'quota',
+    failure_reason = 'TRANSFER [5] copy of out_' || id || '.root HTTP 507 : no room'
+WHERE id %% 100 = 0 AND task_id IN (SELECT id FROM task WHERE username = 'user7')
+"""
 
 # On every link something happens in every hour.
 _COUNTS = f"""
@@ -47,6 +70,7 @@ FROM generate_series(%(start)s::timestamptz, %(end)s, %(step)s) AS t(at) CROSS J
     SELECT 'total' AS kind, '' AS subject, '' AS other
     UNION ALL SELECT 'link', a, b FROM unnest(%(sites)s::text[]) a, unnest(%(sites)s::text[]) b
     UNION ALL SELECT e, a, '' FROM unnest(%(sites)s::text[]) a, unnest('{{{{source,destination}}}}'::text[]) e
+    UNION ALL SELECT 'user', 'user' || n, '' FROM generate_series(0, 999) n
 ) k
 """
 
@@ -59,14 +83,28 @@ def main(files: int = FILES, history: int = 0) -> None:
         started_s = perf_counter()
         fill(conn, history)
         seed(conn, files)
+        file = _fail(conn, files)
         _count(conn)
+        some = fill_runs(conn)
         say(f"{files:,} files wait, {history:,} ended, made in {perf_counter() - started_s:,.0f} s")
         pool = CataloguePool(lambda: connect(loaded.url))
         house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
-        room = TestClient(mounted(create_room(house)), cookies={"who": "olga"})
+        room = TestClient(mounted(create_room(house)), cookies={"who": "olga"}, follow_redirects=False)
         for page in PAGES:
-            _time(room, page)
+            _time(room, page.format(file=file, **some))
         pool.close()
+
+
+def _fail(conn: Connection, files: int) -> int:
+    """Let attempts have failed; return the number of a file of which one did."""
+    ensure_days(conn, "transfer_event", [(datetime.now(UTC) - DAY).date()])
+    (first,) = conn.execute("SELECT min(id) FROM transfer").fetchone() or (1,)
+    conn.execute(_EVENTS, {"events": EVENTS, "share": FAILED_SHARE, "files": files, "first": first})
+    conn.execute(_RETRIES, {})
+    conn.execute("VACUUM ANALYZE transfer")
+    conn.execute("ANALYZE transfer_event")
+    (file,) = conn.execute("SELECT max(id) FROM transfer WHERE state = 'RETRY'").fetchone() or (1,)
+    return int(file)
 
 
 def _time(room: TestClient, page: str) -> None:
@@ -74,7 +112,7 @@ def _time(room: TestClient, page: str) -> None:
     for _ in range(TRIES + 1):
         started_s, used_s = perf_counter(), process_time()
         answer = room.get(f"/stageout/ui{page}")
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code in (200, 303), answer.text
         took.append(perf_counter() - started_s)
         own.append(process_time() - used_s)
     size = len(answer.content)

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -28,8 +28,21 @@ from ui.browsing import PATIENCE_MS, Mode, browser, context, violations
 
 FILES, DAYS = 1_500, 8
 LINK = f"/links/{BROKEN.source}/{BROKEN.destination}"
-PAGES = ("/", "/links", LINK, "/sites", f"/sites/{PAUSED}")
-"""A new page is one more here."""
+PAGES = (
+    "/",
+    "/alerts",
+    "/runbooks/credentials.md",
+    "/links",
+    LINK,
+    "/sites",
+    f"/sites/{PAUSED}",
+    "/users",
+    "/tasks",
+    "/failures",
+    "/failures?category=quota",
+    "/search?q=x",
+)
+"""A new page is one more here, or in :func:`pages`."""
 BAD = ("error", "warning")
 Open = Callable[..., "Page"]
 
@@ -44,6 +57,39 @@ def seeded(postgres_server: PostgresServer, _catalogue_template: str) -> Iterato
         fill(conn, files=FILES, days=DAYS)
     yield url
     postgres_server.drop(name)
+
+
+class Story(NamedTuple):
+    """A file that failed for good, with its owner and his task, of which some files DBS did not take."""
+
+    file: int
+    lfn: str
+    reason: str
+    user: str
+    task: str
+
+
+@pytest.fixture(scope="module")
+def story(seeded: str) -> Story:
+    with connect(seeded) as conn:
+        row = conn.execute(
+            "SELECT t.id, t.source_lfn, t.failure_reason, k.username, k.name FROM transfer t JOIN task k ON k.id = t.task_id"
+            " WHERE t.state = 'FAILED' AND k.id IN (SELECT task_id FROM block) AND t.ended_at > now() - interval '20 h'"
+            " ORDER BY t.ended_at DESC, t.id LIMIT 1"
+        ).fetchone()
+    assert row is not None
+    return Story(*row)
+
+
+@pytest.fixture(scope="module")
+def pages(story: Story) -> tuple[str, ...]:
+    return (
+        *PAGES,
+        f"/users/{story.user}",
+        f"/tasks/{story.task}",
+        f"/files/{story.file}",
+        f"/failures?user={story.user}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +255,104 @@ def test_what_the_api_minds_is_said_in_the_dialog(open_page: Open) -> None:
     expect(dialog).to_be_hidden()
 
 
+# --- why it failed, whose it is, where it is ---
+
+
+def test_why_did_a_users_file_fail_in_two_clicks(open_page: Open, story: Story) -> None:
+    page = open_page("/")
+    page.locator(".tile", has_text="Failed for good").get_by_role("link").click()
+    page.locator("#users").get_by_role("link", name=story.user, exact=True).click()
+    row = page.locator("#files tbody tr", has_text=story.lfn)
+    expect(row).to_contain_text(story.reason)
+    expect(row).to_contain_text("FAILED")
+    expect(page.locator("#reasons tbody tr").first).to_be_visible()
+
+
+def test_what_is_this_failure_and_what_helps(open_page: Open) -> None:
+    page = open_page("/?range=7d")
+    page.locator("#failures").get_by_role("link", name="quota").click()
+    expect(page).to_have_url(re.compile("category=quota&range=7d"))
+    expect(page.locator(".notice")).to_contain_text("What helps: free space there")
+    expect(page.locator("#reasons tbody tr").first).to_contain_text("HTTP 507 : Insufficient Storage")
+    page.locator("#links").get_by_role("link", name="why").first.click()
+    expect(page.locator("[name=category]")).to_have_value("quota")
+    expect(page.locator("[name=source]")).not_to_have_value("")
+    expect(page.locator("#files tbody tr").first).to_contain_text("quota")
+
+
+def test_where_is_this_file_and_who_did_that(open_page: Open, story: Story) -> None:
+    page = open_page("/links")
+    page.get_by_label("Search").fill(story.lfn)
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(f"/files/{story.file}$"))
+    expect(page.get_by_role("region", name="Where it is")).to_contain_text("It failed for good, after")
+    expect(page.locator("#attempts tbody tr").first).to_contain_text(story.reason)
+    last = page.locator("#history tbody tr").last
+    expect(last).to_contain_text("FAILED")
+    log = last.get_by_role("link", name="stageout_sense.update_catalogue, try 1")
+    expect(log).to_have_attribute(
+        "href", re.compile(r"^/dags/stageout_sense/runs/scheduled__.*/tasks/update_catalogue\?try_number=1$")
+    )
+    page.get_by_role("link", name=story.task).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(story.task)
+
+
+def test_how_far_is_a_task_and_why_is_it_not_published(open_page: Open, story: Story) -> None:
+    page = open_page("/")
+    page.get_by_label("Search").fill(story.user)
+    page.keyboard.press("Enter")
+    page.locator("#tasks").get_by_role("link", name=story.task).click()
+    expect(page.locator("svg.progress rect.p-failed")).to_be_visible()
+    expect(page.locator("#unpublished tbody tr").first).to_contain_text("DBS refused the block")
+    page.get_by_label("Files that are").select_option("FAILED")
+    expect(page.locator("#files tbody tr .state").first).to_have_text("FAILED")
+    page.get_by_role("button", name="Publish again").click()
+    dialog = page.get_by_role("dialog", name="Publish again")
+    expect(dialog.get_by_role("status")).to_contain_text("would go to DBS again")
+    dialog.get_by_role("button", name="Cancel").click()
+
+
+def test_whose_files_wait_for_longest(open_page: Open) -> None:
+    page = open_page("/users")
+    page.locator("#users").get_by_role("columnheader", name="Oldest waiting").get_by_role("link").click()
+    expect(page.locator("#users tbody tr").first).to_contain_text("h ago")
+
+
+def test_send_a_file_again_and_stop_it(open_page: Open, story: Story) -> None:
+    page = open_page(f"/failures?user={story.user}")
+    page.locator("#files tbody tr", has_text="FAILED").last.get_by_role("rowheader").get_by_role(
+        "link"
+    ).click()
+    where = page.get_by_role("region", name="Where it is")
+    for button, state in (("Send again", "NEW"), ("Kill", "KILLED")):
+        page.get_by_role("button", name=button).click()
+        dialog = page.get_by_role("dialog", name=button)
+        expect(dialog.get_by_role("status")).to_contain_text("It would do this now: 1 ")
+        dialog.get_by_label("Comment").fill("as the user asked")
+        dialog.get_by_role("button", name=button).click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text(state)
+        expect(page.locator("#history tbody tr").last).to_contain_text("by olga: as the user asked")
+    expect(where).to_contain_text("It was stopped")
+
+
+def test_users_find_their_own_way(open_page: Open, story: Story) -> None:
+    page = open_page("/", who=story.user)
+    page.get_by_role("link", name="Failures", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your failures")
+    page.locator("#files tbody tr", has_text=story.lfn).get_by_role("rowheader").get_by_role("link").click()
+    expect(page.get_by_role("region", name="Where it is")).to_contain_text("It failed for good")
+    page.get_by_label("Search").fill("no such thing")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_contain_text("Nothing of yours is called no such thing.")
+
+
 # --- for everybody ---
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_axe_has_nothing_to_say(mode: Mode, open_page: Open, url: str) -> None:
+def test_axe_has_nothing_to_say(mode: Mode, open_page: Open, url: str, pages: tuple[str, ...]) -> None:
     page = open_page("/", mode=mode, listens=False)
-    for path in (*PAGES, "/links?show=efficiency", "/nothing"):
+    for path in (*pages, "/links?show=efficiency", "/nothing"):
         page.goto(url + path)
         assert violations(page) == [], path
     page.goto(url + LINK)
@@ -223,9 +360,9 @@ def test_axe_has_nothing_to_say(mode: Mode, open_page: Open, url: str) -> None:
     assert violations(page) == [], "a dialog"
 
 
-def test_a_narrow_screen_shows_everything(open_page: Open, url: str) -> None:
+def test_a_narrow_screen_shows_everything(open_page: Open, url: str, pages: tuple[str, ...]) -> None:
     page = open_page("/", width=400)
-    for path in PAGES:
+    for path in pages:
         page.goto(url + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
     page.get_by_role("button", name="Pages").click()
@@ -305,9 +442,13 @@ def test_inside_airflow_it_wears_airflows_colours(open_page: Open, url: str) -> 
     assert inside.locator(":root").evaluate(background) != light
     expect(inside.locator("header").get_by_role("link", name="Airflow")).to_have_count(0)
     # The frame may not leave itself: Airflow's own document follows the link.
-    page.route("**/dags/**", lambda route: route.fulfill(body="a task of Airflow", content_type="text/html"))
+    page.context.route(
+        "**/dags/**", lambda route: route.fulfill(body="a task of Airflow", content_type="text/html")
+    )
     inside.get_by_role("link", name="stageout_reconcile.verdict failed").click()
-    expect(page.get_by_text("a task of Airflow")).to_be_visible()
+    with page.expect_popup() as opened:
+        inside.locator("#steps").get_by_role("link", name="log").click()
+    expect(opened.value.get_by_text("a task of Airflow")).to_be_visible()
 
 
 # --- what the pages are tested with ---

@@ -36,6 +36,8 @@ class APIHouse:
     authenticate: Callable[[Request], Awaitable[Caller]]
     """Returns who asks, as user or operator; raises ``HTTPException`` 401 if nobody says so."""
     limits: Limits = field(default_factory=Limits)
+    fts_monitor: Callable[[str, str], str | None] = lambda _server, _job_id: None
+    """Returns the page of a job in the monitor of an FTS server; None: nobody knows of one."""
     clock: Callable[[], float] = monotonic
 
 

@@ -125,7 +125,7 @@ class SideEvent(BaseModel):
     """One thing that happened around a file, beside its moves."""
 
     at: datetime
-    kind: Literal["publication", "cleaning", "delivery"]
+    kind: Literal["publication", "cleaning", "delivery", "request"]
     from_state: str | None
     to_state: str
     subject: str | None = Field(description="Of a publication: the block.")

@@ -47,6 +47,8 @@ class Event:
     task_id: str
     map_index: int
     try_number: int
+    failure_category: str | None
+    """Of an attempt that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class SideEvent:
 
     at: datetime
     kind: str
-    """``publication``, ``cleaning`` or ``delivery``."""
+    """``publication``, ``cleaning``, ``delivery`` or ``request``."""
     from_state: str | None
     to_state: str
     subject: str | None
@@ -65,6 +67,8 @@ class SideEvent:
     dag_id: str | None
     run_id: str | None
     task_id: str
+    map_index: int
+    try_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,7 @@ def file_events(conn: Connection, transfer_id: int) -> list[Event]:
     rows = conn.execute(
         """
         SELECT e.at, e.from_state::text, e.to_state::text, e.attempt, e.reason, e.fts_job, j.job_id,
-            s.actor, s.dag_id, s.run_id, s.task_id, s.map_index, s.try_number
+            s.actor, s.dag_id, s.run_id, s.task_id, s.map_index, s.try_number, e.failure_category
         FROM transfer_event e JOIN step_run s ON s.id = e.step_run LEFT JOIN fts_job j ON j.sid = e.fts_job
         WHERE e.transfer_id = %s ORDER BY e.id
         """,
@@ -185,7 +189,7 @@ def side_events(conn: Connection, transfer_id: int) -> list[SideEvent]:
     rows = conn.execute(
         """
         SELECT e.at, e.kind, e.from_state, e.to_state, e.subject, e.reason,
-            s.actor, s.dag_id, s.run_id, s.task_id
+            s.actor, s.dag_id, s.run_id, s.task_id, s.map_index, s.try_number
         FROM file_event e JOIN step_run s ON s.id = e.step_run WHERE e.transfer_id = %s ORDER BY e.id
         """,
         (transfer_id,),

@@ -103,7 +103,7 @@ def newest_transfers(
 
 
 _JOBS = """
-SELECT j.job_id AS fts_job_id, j.fts_server, j.state::text AS state, j.fts_state, j.planned_at,
+SELECT j.sid, j.job_id AS fts_job_id, j.fts_server, j.state::text AS state, j.fts_state, j.planned_at,
     j.submitted_at, j.ended_at, j.reason
 FROM fts_job j
 WHERE j.sid IN (SELECT fts_job FROM transfer_event WHERE transfer_id = %s AND to_state = 'ACQUIRED')

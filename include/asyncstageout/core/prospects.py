@@ -57,6 +57,29 @@ _PLAIN = {
     S.KILL: "It is being stopped; FTS may be copying its last bytes.",
     S.KILLED: "Nothing: somebody stopped it. The history says who.",
 }
+_PLACES: dict[str, str] = {
+    S.NEW: "It waits at {file[source]} for its first attempt.",
+    S.ACQUIRED: "It is being handed to FTS.",
+    S.SUBMITTED: "It is on its way: FTS has it, for attempt {file[attempt]}.",
+    S.RETRY: "It waits at {file[source]}, since attempt {file[attempt]} failed: {meaning}.",
+    S.DONE: "It is at {file[destination]}, after {attempts}.",
+    S.FAILED: "It failed for good, after {attempts}: {meaning}.",
+    S.KILL: "It is being stopped.",
+    S.KILLED: "It was stopped, after {attempts}.",
+    "ALREADY_THERE": "It is at {file[destination]}, where its job wrote it.",
+}
+
+
+def where_it_is(file: Mapping[str, Any]) -> str:
+    """Say where a file is, and why it is not farther.
+
+    Args:
+        file: a row of :func:`asyncstageout.catalogue.lookup.find_file`.
+    """
+    attempts = f"{file['attempt']} attempt{'' if file['attempt'] == 1 else 's'}"
+    found = "ALREADY_THERE" if file["already_there"] else file["state"]
+    meaning = remedy(file["failure_category"]).meaning
+    return _PLACES[found].format(file=file, attempts=attempts, meaning=meaning)
 
 
 def what_next(file: Mapping[str, Any], now: datetime, held: str | None = None) -> str:
@@ -96,6 +119,8 @@ def _retry(due_at: datetime, now: datetime) -> str:
 def _done(publication: str) -> str:
     if publication in ("NEW", "ACQUIRED", "RETRY"):
         return f"It is at its destination, and waits to be published ({publication})."
+    if publication == "FAILED":
+        return "Nothing by itself: it is at its destination, and its publication was given up."
     return "Nothing: it is at its destination."
 
 

@@ -30,6 +30,7 @@ from asyncstageout.api.front_end import FrontEnd, checked_key, read_key, speaks_
 from asyncstageout.catalogue.connection import prepared
 from asyncstageout.catalogue.pool import CataloguePool
 from asyncstageout.core.callers import Caller, Role
+from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.running import CATALOGUE_CONN_ID
 from asyncstageout.ui.app import create_room
 
@@ -46,13 +47,26 @@ FRONT_END_FRESH_S = 60.0
 def stageout_room() -> Starlette:
     """Return the application of this process."""
     pool = CataloguePool(open_catalogue)
-    return create_room(APIHouse(catalogue=pool.connection, authenticate=Authentication(front_end).caller))
+    house = APIHouse(
+        catalogue=pool.connection,
+        authenticate=Authentication(front_end).caller,
+        fts_monitor=fts_monitor,
+    )
+    return create_room(house)
 
 
 def open_catalogue() -> Connection:
     """Open the catalogue of the Airflow connection ``stageout_db``."""
     # With SQLAlchemy 2 the hook's connections are psycopg 3's.
     return prepared(cast("Connection", PostgresHook(postgres_conn_id=CATALOGUE_CONN_ID).get_conn()))
+
+
+def fts_monitor(server: str, job_id: str) -> str | None:
+    """Return the page of a job in the FTS monitor, or None without a connection of the server."""
+    try:
+        return FTSHook(server).monitor_url(job_id)
+    except AirflowNotFoundException:
+        return None
 
 
 def front_end() -> FrontEnd | None:

@@ -60,7 +60,7 @@ COLUMNS = (
     Column("in_flight_bytes", "In flight, size", Shown.BYTES),
 )
 _JOBS = (
-    Column("job_id", "FTS job", Shown.CODE),
+    Column("job_id", "FTS job", Shown.CODE, place=lambda row: places.job(row["sid"])),
     Column("state", "State"),
     Column("fts_state", "At FTS"),
     Column("fts_server", "Server"),
@@ -74,8 +74,9 @@ _JOBS = (
 )
 _FAILED = (
     Column("state", "State", Shown.STATE),
-    Column("username", "User"),
-    Column("source_lfn", "Source LFN", Shown.CODE),
+    Column("username", "User", place=lambda row: places.user(row["username"])),
+    Column("task", "Task", place=lambda row: places.task(row["task"])),
+    Column("source_lfn", "Source LFN", Shown.CODE, place=lambda row: places.file(row["id"])),
     Column("attempt", "Attempt", Shown.NUMBER),
     Column("failure_category", "Category"),
     Column("failure_reason", "Reason"),
@@ -127,7 +128,8 @@ def link_page(
             sort="-updated_at", empty="No file of its last jobs failed, or all were sent again.",
         ),
         page.table(
-            "failures", f"Failed attempts by category, {page.span.words}", failures.COLUMNS,
+            "failures", f"Failed attempts by category, {page.span.words}",
+            failures.columns(source=source, destination=destination),
             failures.by_category(found["failures"]), sort="-attempts",
             empty="No attempt failed. A longer time may show some.",
         ),

@@ -81,7 +81,8 @@ def site_page(page: Looking, _: Operator, conn: Catalogue, site: SiteText) -> Re
         ),
         *(
             page.table(
-                f"{end}_failures", f"Failed attempts {words}, {page.span.words}", failures.COLUMNS,
+                f"{end}_failures", f"Failed attempts {words}, {page.span.words}",
+                failures.columns(**{"source" if end == "from" else "destination": site}),
                 failures.by_category(ends[end]["failures"]), sort="-attempts",
                 empty="No attempt failed. A longer time may show some.",
             )

@@ -32,7 +32,11 @@ class Shown(StrEnum):
     SHARE = "share"
     SECONDS = "seconds"
     TIME = "time"
+    MOMENT = "moment"
+    """To the second, where several things happen in a minute."""
     STATE = "state"
+    LINES = "lines"
+    """A list of texts, each on a line of its own."""
     CONDITIONS = "conditions"
     """A list of :class:`asyncstageout.ui.conditions.Condition`; empty: all is well."""
 
@@ -53,6 +57,8 @@ class Column:
     """Returns the path (:mod:`asyncstageout.ui.places`) that the value leads to."""
     hint: str = ""
     """What it means, where the title does not say it."""
+    out: Callable[[Row], str | None] | None = None
+    """Returns the whole address, in Airflow or elsewhere, that the value leads to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,13 +91,13 @@ def ago(moment: datetime, now: datetime) -> str:
     return f"{words} ago" if seconds > 0 else f"in {words}"
 
 
-def when(moment: datetime | None, now: datetime | None = None) -> Markup:
+def when(moment: datetime | None, now: datetime | None = None, to_the_second: bool = False) -> Markup:
     """Return a moment in UTC and how long ago it is; the script adds the local time."""
     if moment is None:
         return NOTHING
     now, moment = now or datetime.now(UTC), moment.astimezone(UTC)
     year = "" if moment.year == now.year else f" {moment.year}"
-    said = f"{moment.day} {moment:%b}{year} {moment:%H:%M}"
+    said = f"{moment.day} {moment:%b}{year} {moment:{'%H:%M:%S' if to_the_second else '%H:%M'}}"
     return Markup('<time datetime="{}" title="{} UTC">{} <span class="ago">{}</span></time>').format(
         f"{moment:%Y-%m-%dT%H:%M:%SZ}", f"{moment:%Y-%m-%d %H:%M:%S}", said, ago(moment, now)
     )

@@ -190,7 +190,7 @@ async function open(dialog) {
   try {
     const told = await ask(form, { ...bodyOf(form), dry_run: true });
     tell(form, `It would do this now: ${told.sentence}.`, "note");
-    form.dataset.expected = Object.values(told.counts).reduce((sum, count) => sum + count, 0);
+    form.dataset.expected = told.counts ? Object.values(told.counts).reduce((sum, count) => sum + count, 0) : told.files;
   } catch (error) {
     tell(form, error.message, "bad");
   }

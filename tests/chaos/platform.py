@@ -42,6 +42,7 @@ END_TIMEOUT_S = 240.0
 MEDIAN_BYTES = 50_000
 SECONDS = ("scheduler", "triggerer")
 CELERY_WORKERS = ("worker", "worker2")
+TASK_TITLE = "airflow worker -- "
 PORTS_OF_SECONDS = (
     "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT",
     "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT",
@@ -290,9 +291,8 @@ class Platform:
 
 
 def _runs_a_task(family: Sequence[psutil.Process]) -> bool:
-    """Say whether a process of a worker's pool has a child: it forks one for each task."""
-    pool = {one.pid for one in family if "ForkPoolWorker" in " ".join(_command(one))}
-    return any(_parent(one) in pool for one in family)
+    """Say whether one of the processes runs a task: Airflow names it after what it runs."""
+    return any(TASK_TITLE in " ".join(_command(one)) for one in family)
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -300,10 +300,3 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.NoSuchProcess:
         return []
-
-
-def _parent(process: psutil.Process) -> int | None:
-    try:
-        return process.ppid()
-    except psutil.NoSuchProcess:
-        return None

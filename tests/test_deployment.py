@@ -89,7 +89,7 @@ def test_a_worker_may_end_its_tasks() -> None:
 def test_the_embedded_cluster_is_told_the_same_as_the_containers() -> None:
     """What `make cluster` tries is what is deployed."""
     known = airflow_env.AirflowSecrets("j", "f", Path("p"), "a", "b", "r")
-    settings = airflow_env.engine_settings(Layout(Path("h"), Path("p")), known)
+    settings = airflow_env.celery_settings(Layout(Path("h"), Path("p")), known)
     for (section, key), value in settings.items():
         name = f"AIRFLOW__{section.upper()}__{key.upper()}"
         if not any(part in name for part in MEANT_FOR_COMPOSE_ALONE):

@@ -105,7 +105,7 @@ def airflow_environment(
     """Return the environment variables that every Airflow process of this platform gets."""
     settings = _configuration(layout, known)
     if engine is Engine.CELERY:
-        settings |= engine_settings(layout, known)
+        settings |= celery_settings(layout, known)
     places = {"AIRFLOW_HOME": str(layout.airflow), "ASO_HOME": str(layout.home)}
     return _variables(settings) | places | _connections(layout, known, tls)
 
@@ -179,7 +179,7 @@ def _configuration(layout: Layout, known: AirflowSecrets) -> dict[tuple[str, str
     }
 
 
-def engine_settings(layout: Layout, known: AirflowSecrets) -> dict[tuple[str, str], object]:
+def celery_settings(layout: Layout, known: AirflowSecrets) -> dict[tuple[str, str], object]:
     """Return what is different with Celery; docker-compose.yaml and deploy/helm/values.yaml say the same."""
     ports = layout.ports
     airflow = f"airflow:{known.airflow_db_password}@{LOOPBACK}"

@@ -197,6 +197,8 @@ def celery_settings(layout: Layout, known: AirflowSecrets) -> dict[tuple[str, st
         # What died with a worker or with redis while it was queued is queued again after this.
         ("scheduler", "task_queued_timeout"): 60,
         ("scheduler", "task_queued_timeout_check_interval"): 10,
+        # As often as that, and not only twice: a slow task may wait long for a slot, and must not fail by it.
+        ("scheduler", "num_stuck_in_queued_retries"): 100,
         ("stageout", "slow_queue"): SLOW_QUEUE,
     }
 

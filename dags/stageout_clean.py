@@ -42,6 +42,7 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
 from asyncstageout.provider.watched import deadline, task_failed
 
 FOR_PEOPLE = {
@@ -142,7 +143,7 @@ def stageout_clean() -> None:
 
         return clean_tasks.look(get_current_context())
 
-    @task(map_index_template="{{ sites }}")
+    @task(map_index_template="{{ sites }}", queue=SLOW)
     def delete(shard: dict[str, Any]) -> dict[str, Any]:
         from asyncstageout.provider import clean_tasks
 
@@ -156,7 +157,7 @@ def stageout_clean() -> None:
 
         return clean_tasks.summarise(get_current_context())
 
-    @task.short_circuit
+    @task.short_circuit(queue=SLOW)
     def sweep() -> dict[str, Any]:
         from asyncstageout.provider import clean_tasks
 

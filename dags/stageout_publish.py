@@ -45,6 +45,7 @@ from airflow.sdk import (
 )
 
 from asyncstageout.provider.assets import BLOCKS
+from asyncstageout.provider.queues import SLOW
 from asyncstageout.provider.watched import deadline, task_failed
 
 FOR_PEOPLE = {
@@ -87,7 +88,7 @@ def stageout_publish() -> None:
 
         return publication.assemble(get_current_context())
 
-    @task(map_index_template="{{ shard_label }}")
+    @task(map_index_template="{{ shard_label }}", queue=SLOW)
     def publish(shard: dict[str, Any]) -> dict[str, Any]:
         from asyncstageout.provider import publication
 
@@ -108,7 +109,7 @@ def stageout_publish() -> None:
 
         return outbox.list_due(get_current_context())
 
-    @task(map_index_template="{{ subscriber }}")
+    @task(map_index_template="{{ subscriber }}", queue=SLOW)
     def deliver(subscription: str) -> dict[str, Any]:
         from asyncstageout.provider import outbox
 

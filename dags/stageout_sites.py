@@ -34,6 +34,7 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
 from asyncstageout.provider.watched import deadline, task_failed
 
 RETRY_POLICY = ExceptionRetryPolicy(
@@ -86,7 +87,7 @@ PARAMS = {
     dag_display_name="Stage-out: sites",
 )
 def stageout_sites() -> None:
-    @task
+    @task(queue=SLOW)
     def load() -> dict[str, Any]:
         from asyncstageout.provider import site_tasks
 

@@ -42,6 +42,7 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
 from asyncstageout.provider.watched import deadline, task_failed
 
 FOR_PEOPLE = {
@@ -92,6 +93,7 @@ PARAMS = {
     tags=["stageout", "statistics"],
     default_args={
         "owner": "stageout-operators",
+        "queue": SLOW,
         "retries": 3,
         "retry_delay": timedelta(minutes=1),
         "retry_policy": RETRY_POLICY,

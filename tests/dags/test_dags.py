@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +125,36 @@ def test_the_form_is_what_a_cycle_takes(dags: dict[str, DAG]) -> None:
 def test_more_than_one_cycle_may_run(dags: dict[str, DAG]) -> None:
     """Airflow can stall a DAG with a limit of one for half a minute."""
     assert dags["stageout_transfer"].max_active_runs == 3
+
+
+QUEUES = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+dags = DagBag(dag_folder=sys.argv[1]).dags
+print(json.dumps({f"{name}.{task.task_id}": task.queue for name, dag in dags.items() for task in dag.tasks}))
+"""
+SLOW = {
+    "stageout_clean.delete", "stageout_clean.sweep", "stageout_publish.publish", "stageout_publish.deliver",
+    "stageout_sites.load",
+}  # fmt: skip
+
+
+def test_all_tasks_wait_in_one_queue_as_long_as_nobody_says_otherwise(dags: dict[str, DAG]) -> None:
+    assert {task.queue for dag in dags.values() for task in dag.tasks} == {"default"}
+
+
+def test_slow_tasks_have_a_queue_of_their_own_where_it_is_set() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUEUES, str(DAGS)],
+        env=os.environ | {"AIRFLOW__STAGEOUT__SLOW_QUEUE": "slow"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    queues: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    assert set(queues.values()) == {"default", "slow"}
+    slow = {name for name, queue in queues.items() if queue == "slow"}
+    assert slow == SLOW | {name for name in queues if name.startswith("stageout_statistics.")}
 
 
 def test_shards_are_labelled(dags: dict[str, DAG]) -> None:

@@ -6,7 +6,7 @@ import base64
 import logging
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, open_cycle
@@ -54,7 +54,6 @@ RED = (
     intake.IntakeNeedsPeople,
 )
 """What makes a task red, so that somebody looks; the next run goes on. Anything else is a defect."""
-HOUR = timedelta(hours=1)
 
 logger = logging.getLogger("week")
 

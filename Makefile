@@ -37,7 +37,7 @@ test: install lint $(NODE_MODULES) ## Run all checks and all tests
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
 	cd tests && ../$(BIN)/python -m chaos
 
-cluster: install $(CLUSTER) ## The same on Celery, redis, PgBouncer, two schedulers: end to end, then chaos (25 minutes)
+cluster: install $(CLUSTER) ## The same on Celery, redis, PgBouncer, two schedulers: end to end, then chaos (long)
 	cd tests && export ASO_ENGINE=celery ASO_POSTGRES_BIN=$(SYSTEM_POSTGRES) \
 		&& ../$(BIN)/python -m pytest -q end_to_end && ../$(BIN)/python -m chaos
 

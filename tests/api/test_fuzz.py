@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import schemathesis
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -46,6 +46,8 @@ def test_nothing_that_is_sent_breaks_it(path: str, method: str, fuzzed: Any) -> 
     )
     @given(case=fuzzed[path][method].as_strategy())
     def send(case: Any) -> None:
+        # A line break in a path matches no mount, and so never reaches us.
+        assume(not any("\n" in str(value) for value in (case.path_parameters or {}).values()))
         case.call_and_validate(headers=HEADERS, excluded_checks=NOT_CHECKED)
 
     send()

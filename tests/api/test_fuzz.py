@@ -18,7 +18,7 @@ from asyncstageout.api.__main__ import document
 from fixtures.catalogue import Add, record
 
 HEADERS = {"Authorization": f"Bearer {OPERATOR.name}"}
-EXAMPLES = 12
+EXAMPLES = 6
 """For each operation, so that all take well under a minute."""
 NOT_CHECKED = [schemathesis.checks.positive_data_acceptance]
 """What fits the document may still name a site, a file or a user that there is not."""

@@ -3,12 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCKS := requirements.txt requirements-dev.txt
+CLUSTER := $(VENV)/.cluster
+# The cluster runs on this machine's own Postgres where it has one.
+SYSTEM_POSTGRES = $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 NODE_MODULES := $(patsubst %,%/node_modules/.package-lock.json,tests/oidc_provider tests/ui/axe)
 PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid up down status test chaos load screenshots lint lock clean install
+.PHONY: help demo grid up down status test chaos cluster load week simulation screenshots lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,8 +37,18 @@ test: install lint $(NODE_MODULES) ## Run all checks and all tests
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
 	cd tests && ../$(BIN)/python -m chaos
 
+cluster: install $(CLUSTER) ## The same on Celery, redis, PgBouncer, two schedulers: end to end, then chaos (long)
+	cd tests && export ASO_ENGINE=celery ASO_POSTGRES_BIN=$(SYSTEM_POSTGRES) \
+		&& ../$(BIN)/python -m pytest -q end_to_end && ../$(BIN)/python -m chaos
+
 load: install ## Measure intake through the API, and a queue of ten million files (10 minutes, 10 GB)
 	cd tests && ../$(BIN)/python -m load.intake && ../$(BIN)/python -m load.queue
+
+simulation: install ## Reckon where the service ends, and write docs/simulation.md (10 minutes)
+	@$(BIN)/aso simulate --report docs
+
+week: install ## Live through a week with 50,000 files on a fast clock, and check every one (20 minutes)
+	cd tests && ../$(BIN)/python -m week
 
 screenshots: install ## Take pictures of every page into docs/images/ui
 	cd tests && ../$(BIN)/python -m ui.screenshots
@@ -56,6 +69,12 @@ lock: install ## Pin the newest versions that requirements*.in allow
 		requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \
 		requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \
+		requirements-production.in -o requirements-production.txt
+
+# Celery, as it is pinned for production; `make demo` and `make test` do without.
+$(CLUSTER): requirements-production.txt | $(INSTALLED)
+	@$(BIN)/uv pip install --python $(BIN)/python -r $< && touch $@
 
 clean: ## Stop the platform, delete its data and the virtual environment
 	@if [ -x $(BIN)/aso ]; then $(BIN)/aso down --wipe; fi

@@ -42,6 +42,9 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.clean_run.CleaningNeedsPeople": "trying again does not help; somebody must look",
     "asyncstageout.provider.storages.StorageConnectionMissing": "somebody must make the connection",
@@ -58,30 +61,59 @@ RETRY_POLICY = ExceptionRetryPolicy(
 SWEEP = "Sweep"
 
 PARAMS = {
-    "site": Param(None, type=["null", "string"], description="Only at this site, such as T2_IT_Bari."),
-    "username": Param(None, type=["null", "string"], description="Only copies of this user."),
-    "limit": Param(100_000, type="integer", minimum=1, maximum=1_000_000, description="Copies to delete at most."),
+    "site": Param(
+        None, type=["null", "string"], description="Only at this site, such as T2_IT_Bari.", title="Site"
+    ),
+    "username": Param(None, type=["null", "string"], description="Only copies of this user.", title="User"),
+    "limit": Param(
+        100_000,
+        type="integer",
+        minimum=1,
+        maximum=1_000_000,
+        description="Copies to delete at most.",
+        title="Copies at most",
+    ),
     "dry_run": Param(
         True,
         type="boolean",
         description="Only say what would be deleted. Counts for runs by hand: those on time delete.",
+        title="Dry run",
     ),
     "sweep": Param(
-        False, type="boolean", section=SWEEP, description="Walk the temporary area of the site, and count orphans."
+        False,
+        type="boolean",
+        section=SWEEP,
+        description="Walk the temporary area of the site, and count orphans.",
+        title="Sweep",
     ),
     "older_than_days": Param(
-        30, type="integer", minimum=7, maximum=3650, section=SWEEP,
+        30,
+        type="integer",
+        minimum=7,
+        maximum=3650,
+        section=SWEEP,
         description="A file that no file of ours needs is an orphan from this age on.",
+        title="Age of orphans, in days",
     ),
     "requests": Param(
-        2000, type="integer", minimum=1, maximum=100_000, section=SWEEP,
+        2000,
+        type="integer",
+        minimum=1,
+        maximum=100_000,
+        section=SWEEP,
         description="Directories to look at in this run; the next one goes on from there.",
+        title="Directories at most",
     ),
     "delete_orphans": Param(
-        0, type="integer", minimum=0, maximum=100_000, section=SWEEP,
+        0,
+        type="integer",
+        minimum=0,
+        maximum=100_000,
+        section=SWEEP,
         description="So many orphans are deleted at most; 0: none. Only without a dry run.",
+        title="Orphans to delete at most",
     ),
-}  # fmt: skip
+}
 
 
 @dag(
@@ -98,7 +130,9 @@ PARAMS = {
         "retry_delay": timedelta(seconds=30),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=180),
     doc_md=__doc__,
     dag_display_name="Stage-out: clean",
 )
@@ -109,7 +143,7 @@ def stageout_clean() -> None:
 
         return clean_tasks.look(get_current_context())
 
-    @task(map_index_template="{{ sites }}")
+    @task(map_index_template="{{ sites }}", queue=SLOW)
     def delete(shard: dict[str, Any]) -> dict[str, Any]:
         from asyncstageout.provider import clean_tasks
 
@@ -123,7 +157,7 @@ def stageout_clean() -> None:
 
         return clean_tasks.summarise(get_current_context())
 
-    @task.short_circuit
+    @task.short_circuit(queue=SLOW)
     def sweep() -> dict[str, Any]:
         from asyncstageout.provider import clean_tasks
 

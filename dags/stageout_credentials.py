@@ -34,6 +34,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -57,7 +59,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
         "retry_delay": timedelta(seconds=30),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=25),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: credentials",
 )

@@ -39,6 +39,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.intake.IntakeNeedsPeople": "somebody must look at what was refused",
     "asyncstageout.provider.sources.SourcesInvalid": "the list of sources is wrong and stays so",
@@ -54,15 +56,19 @@ RETRY_POLICY = ExceptionRetryPolicy(
 
 PARAMS = {
     "source": Param(
-        None, type=["null", "string"], description="Only this source, by its name in `stageout_sources`."
+        None,
+        type=["null", "string"],
+        description="Only this source, by its name in `stageout_sources`.",
+        title="Source",
     ),
     "since": Param(
         None,
         type=["null", "string"],
         format="date-time",
         description="Look back to this time, for sources with times.",
+        title="Since",
     ),
-    "dry_run": Param(False, type="boolean", description="Only say what would come in."),
+    "dry_run": Param(False, type="boolean", description="Only say what would come in.", title="Dry run"),
 }
 
 
@@ -80,7 +86,9 @@ PARAMS = {
         "retry_delay": timedelta(seconds=20),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(hours=1),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: intake",
 )

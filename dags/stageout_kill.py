@@ -43,6 +43,7 @@ from airflow.sdk import (
 from asyncstageout.provider.forms import RETRY_POLICY, WHICH_FILES, WITH_CARE, ApproveFilesOperator
 from asyncstageout.provider.kill_triggers import KillsTrigger
 from asyncstageout.provider.sensors import KilledFilesSensor
+from asyncstageout.provider.watched import task_failed
 
 KILLS = Asset(
     name="stageout_kills",
@@ -68,6 +69,7 @@ KILLS = Asset(
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": task_failed,
     },
     doc_md=__doc__,
     dag_display_name="Stage-out: kill",

@@ -44,6 +44,10 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.assets import BLOCKS
+from asyncstageout.provider.queues import SLOW
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.publish.PublishingStopped": "DBS does not let us in; the next run tries again",
     "asyncstageout.steps.publication_summary.PublicationNeedsPeople": "looking again does not help",
@@ -71,7 +75,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: publish",
 )
@@ -82,7 +88,7 @@ def stageout_publish() -> None:
 
         return publication.assemble(get_current_context())
 
-    @task(map_index_template="{{ shard_label }}")
+    @task(map_index_template="{{ shard_label }}", queue=SLOW)
     def publish(shard: dict[str, Any]) -> dict[str, Any]:
         from asyncstageout.provider import publication
 
@@ -91,7 +97,7 @@ def stageout_publish() -> None:
         return publication.publish(context, shard)
 
     # Skipped with all before it, where nothing was due.
-    @task(trigger_rule="all_done_min_one_success")
+    @task(trigger_rule="all_done_min_one_success", outlets=[BLOCKS])
     def summarise() -> dict[str, Any]:
         from asyncstageout.provider import publication
 
@@ -103,7 +109,7 @@ def stageout_publish() -> None:
 
         return outbox.list_due(get_current_context())
 
-    @task(map_index_template="{{ subscriber }}")
+    @task(map_index_template="{{ subscriber }}", queue=SLOW)
     def deliver(subscription: str) -> dict[str, Any]:
         from asyncstageout.provider import outbox
 

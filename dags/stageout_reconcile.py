@@ -35,6 +35,8 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.watched import deadline, task_failed
+
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -52,7 +54,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
     catchup=False,
     # More than one, since Airflow may stall a DAG with a limit of one for 30 s; the catalogue keeps them apart.
     max_active_runs=2,
-    params={"dry_run": Param(False, type="boolean", description="Only say what would be mended.")},
+    params={
+        "dry_run": Param(False, type="boolean", description="Only say what would be mended.", title="Dry run")
+    },
     tags=["stageout", "reconcile"],
     default_args={
         "owner": "stageout-operators",
@@ -60,7 +64,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=20),
     doc_md=__doc__,
     dag_display_name="Stage-out: reconcile",
 )

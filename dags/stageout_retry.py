@@ -36,8 +36,11 @@ from asyncstageout.provider.forms import (
     WITH_CARE,
     ApproveFilesOperator,
 )
+from asyncstageout.provider.watched import task_failed
 
-KILLED_TOO = Param(False, type="boolean", description="Also files that somebody killed.")
+KILLED_TOO = Param(
+    False, type="boolean", title="Killed ones too", description="Also files that somebody killed."
+)
 
 
 @dag(
@@ -54,6 +57,7 @@ KILLED_TOO = Param(False, type="boolean", description="Also files that somebody 
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": task_failed,
     },
     doc_md=__doc__,
     dag_display_name="Stage-out: retry",

@@ -34,7 +34,9 @@ from typing import Any
 
 from airflow.sdk import dag, get_current_context, task
 
+from asyncstageout.provider.assets import FILES
 from asyncstageout.provider.sensors import OpenFTSJobsSensor
+from asyncstageout.provider.watched import deadline, task_failed
 
 
 @dag(
@@ -49,13 +51,15 @@ from asyncstageout.provider.sensors import OpenFTSJobsSensor
         "owner": "stageout-operators",
         "retries": 3,
         "retry_delay": timedelta(seconds=10),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=20),
     doc_md=__doc__,
     dag_display_name="Stage-out: sense",
 )
 def stageout_sense() -> None:
     # A silent server makes `sense` red; what the other servers said is applied all the same.
-    @task(execution_timeout=timedelta(minutes=15), trigger_rule="all_done")
+    @task(execution_timeout=timedelta(minutes=15), trigger_rule="all_done", outlets=[FILES])
     def update_catalogue() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 

@@ -34,6 +34,9 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+from asyncstageout.provider.watched import deadline, task_failed
+
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -50,11 +53,16 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 PARAMS = {
-    "site": Param(None, type=["null", "string"], description="Only this site or RSE, such as T2_IT_Bari."),
-    "source": Param(
-        None, type=["null", "string"], description="Only this source, as `aso sites list` shows it."
+    "site": Param(
+        None, type=["null", "string"], description="Only this site or RSE, such as T2_IT_Bari.", title="Site"
     ),
-    "dry_run": Param(False, type="boolean", description="Only say what would change."),
+    "source": Param(
+        None,
+        type=["null", "string"],
+        description="Only this source, as `aso sites list` shows it.",
+        title="Source",
+    ),
+    "dry_run": Param(False, type="boolean", description="Only say what would change.", title="Dry run"),
 }
 
 
@@ -72,12 +80,14 @@ PARAMS = {
         "retry_delay": timedelta(minutes=1),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=60),
     doc_md=__doc__,
     dag_display_name="Stage-out: sites",
 )
 def stageout_sites() -> None:
-    @task
+    @task(queue=SLOW)
     def load() -> dict[str, Any]:
         from asyncstageout.provider import site_tasks
 

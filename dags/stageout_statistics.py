@@ -42,6 +42,9 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.queues import SLOW
+from asyncstageout.provider.watched import deadline, task_failed
+
 FOR_PEOPLE = {
     "asyncstageout.steps.statistics.EventsGone": "what was dropped cannot be counted again",
     "asyncstageout.steps.retention.DropsOverdue": "the next run tries again",
@@ -57,15 +60,26 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 
-def _time(description: str) -> Param:
-    return Param(None, type=["null", "string"], format="date-time", section="Hours", description=description)
+def _time(description: str, title: str) -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        section="Hours",
+        title=title,
+        description=description,
+    )
 
 
 PARAMS = {
-    "from": _time("Count all hours from this one on, in place of the last one."),
-    "to": _time("Up to this time; without it, to now."),
-    "dry_run": Param(False, type="boolean", description="Only say what would be dropped; delete nothing."),
-    "clean_airflow": Param(False, type="boolean", description="Clean Airflow's own database now."),
+    "from": _time("Count all hours from this one on, in place of the last one.", title="From"),
+    "to": _time("Up to this time; without it, to now.", title="To"),
+    "dry_run": Param(
+        False, type="boolean", description="Only say what would be dropped; delete nothing.", title="Dry run"
+    ),
+    "clean_airflow": Param(
+        False, type="boolean", description="Clean Airflow's own database now.", title="Clean Airflow"
+    ),
 }
 
 
@@ -79,11 +93,14 @@ PARAMS = {
     tags=["stageout", "statistics"],
     default_args={
         "owner": "stageout-operators",
+        "queue": SLOW,
         "retries": 3,
         "retry_delay": timedelta(minutes=1),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(hours=3),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=240),
     doc_md=__doc__,
     dag_display_name="Stage-out: statistics",
 )

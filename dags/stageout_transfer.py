@@ -44,8 +44,10 @@ from airflow.sdk import (
     task,
 )
 
+from asyncstageout.provider.assets import FTS_JOBS
 from asyncstageout.provider.operators import SubmitFTSJobsOperator
 from asyncstageout.provider.triggers import PendingFilesTrigger
+from asyncstageout.provider.watched import deadline, task_failed
 
 PENDING = Asset(
     name="stageout_pending",
@@ -90,16 +92,17 @@ def _only(description: str, **schema: str) -> Param:
 SITE_NAME = r"^T[0-3]_[A-Z]{2}_\w+$"
 
 PARAMS = {
-    "username": _only("Files of one user (CERN account)."),
-    "task": _only("Files of one task (CRAB workflow name)."),
-    "source": _only("Files at one site, such as T2_IT_Bari.", pattern=SITE_NAME),
-    "destination": _only("Files for one site, such as T2_CH_CERN.", pattern=SITE_NAME),
+    "username": _only("Files of one user (CERN account).", title="User"),
+    "task": _only("Files of one task (CRAB workflow name).", title="Task"),
+    "source": _only("Files at one site, such as T2_IT_Bari.", pattern=SITE_NAME, title="Source"),
+    "destination": _only("Files for one site, such as T2_CH_CERN.", pattern=SITE_NAME, title="Destination"),
     "created_from": Param(
         None,
         type=["null", "string"],
         format="date-time",
         section="Arrived in a window",
         description="Files that arrived at or after this time. With a window, FAILED files go again.",
+        title="Arrived from",
     ),
     "created_to": Param(
         None,
@@ -107,11 +110,17 @@ PARAMS = {
         format="date-time",
         section="Arrived in a window",
         description="Files that arrived before this time. Needed when the window has a start.",
+        title="Arrived before",
     ),
     "limit": Param(
-        20_000, type="integer", minimum=1, maximum=1_000_000, description="Files to take at most."
+        20_000,
+        type="integer",
+        minimum=1,
+        maximum=1_000_000,
+        description="Files to take at most.",
+        title="Files at most",
     ),
-    "dry_run": Param(False, type="boolean", description="Only say what would be submitted."),
+    "dry_run": Param(False, type="boolean", description="Only say what would be submitted.", title="Dry run"),
 }
 
 
@@ -132,7 +141,9 @@ PARAMS = {
         "retry_delay": timedelta(seconds=10),
         "retry_policy": RETRY_POLICY,
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": task_failed,
     },
+    deadline=deadline(minutes=30),
     doc_md=__doc__,
     dag_display_name="Stage-out: transfer",
 )
@@ -149,7 +160,7 @@ def stageout_transfer() -> None:
 
         return cycle.group(get_current_context())
 
-    @task(trigger_rule="none_failed")
+    @task(trigger_rule="none_failed", outlets=[FTS_JOBS])
     def summarise() -> dict[str, Any]:
         from asyncstageout.provider import cycle
 

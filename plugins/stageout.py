@@ -1,4 +1,4 @@
-"""What AsyncStageOut adds to Airflow's api-server: REST below /stageout, pages below /stageout/ui.
+"""What AsyncStageOut adds to Airflow's api-server: REST below /stageout, pages below it, links of tasks.
 
 Every Airflow process executes this file, but only the api-server serves: its first request makes the app.
 """
@@ -6,10 +6,11 @@ Every Airflow process executes this file, but only the api-server serves: its fi
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
 from starlette.concurrency import run_in_threadpool
 
 if TYPE_CHECKING:
@@ -33,6 +34,17 @@ class StageoutRoom:
             return stageout_room()
 
 
+class StageoutLink(BaseOperatorLink):
+    """What a task's run did: made when somebody looks at a task, so that it costs tasks nothing."""
+
+    name = "Stage-out"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        from asyncstageout.provider.links import run_in_room  # noqa: PLC0415
+
+        return run_in_room(ti_key.dag_id, ti_key.run_id)
+
+
 def icon(colour: str) -> str:
     """Return the picture beside the entry, as a URL: nobody has logged in to us when Airflow shows it."""
     picture = (
@@ -47,6 +59,7 @@ class StageoutPlugin(AirflowPlugin):
     """Registration: access is checked by the application itself, since Airflow leaves that to it."""
 
     name = "stageout"
+    global_operator_extra_links = [StageoutLink()]  # noqa: RUF012
     fastapi_apps = [{"app": StageoutRoom(), "url_prefix": "/stageout", "name": "stageout"}]  # noqa: RUF012
     # Airflow's address bar follows what its frame shows, so that every view can be shared.
     external_views = [  # noqa: RUF012

@@ -55,6 +55,7 @@ def for_operators(allowed: int = 200, **options: Any) -> Call:
 
 
 PAUSE = {"mode": "pause", "site": "T2_IT_Bari", "reason": "r"}
+SILENCE = {"reason": "r", "ends_at": "2099-01-01T00:00:00Z"}
 METADATA = [{"source_lfn": HERS["source_lfn"], "task": TASK, "username": "alice", "body": body(1)}]
 CRAB_METADATA = {
     "taskname": TASK, "outtype": "EDM", "outdatasetname": DATASET, "acquisitionera": "null",
@@ -108,6 +109,13 @@ CALLS: dict[tuple[str, str], Call] = {
     ("PUT", f"{V1}/subscriptions"): for_operators(json={"name": "a", "kind": "crab", "conn_id": "c"}),
     ("PUT", f"{V1}/subscriptions/{{name}}/state"): for_operators(404, json={"state": "paused"}),
     ("DELETE", f"{V1}/subscriptions/{{name}}"): for_operators(404),
+    ("GET", f"{V1}/alerts"): for_operators(),
+    ("GET", f"{V1}/alerts/{{alert_id}}"): for_operators(404),
+    ("GET", f"{V1}/alerts/channels"): for_operators(),
+    ("POST", f"{V1}/alerts/test"): for_operators(404, json={}),
+    ("GET", f"{V1}/alerts/silences"): for_operators(),
+    ("POST", f"{V1}/alerts/silences"): for_operators(201, json=SILENCE),
+    ("POST", f"{V1}/alerts/silences/{{silence_id}}/end"): for_operators(404),
     ("GET", f"{V1}/outbox"): for_operators(),
     ("GET", f"{V1}/outbox/dead"): for_operators(),
     ("POST", f"{V1}/outbox/replay"): for_operators(json={"everything": True}),
@@ -168,7 +176,9 @@ def test_every_route_says_that_it_wants_to_know_who_asks(app: FastAPI) -> None:
 def test_who_may_and_who_may_not(method: str, path: str, api: API, add: Add, conn: Connection) -> None:
     add(HERS)
     call = CALLS[method, path]
-    url = path.format(file_id=ID, task=TASK, restriction_id=1, instance="prod", name="nobody")
+    url = path.format(
+        file_id=ID, task=TASK, restriction_id=1, instance="prod", name="nobody", alert_id=7, silence_id=7
+    )
     if method == "GET" and path.endswith("file-metadata"):
         assert api(ALICE).put(f"{V1}/file-metadata", json=METADATA).status_code == 200
     before = conn.execute("SELECT count(*), max(id) FROM transfer_event").fetchone()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import schemathesis
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -17,7 +18,7 @@ from asyncstageout.api.__main__ import document
 from fixtures.catalogue import Add, record
 
 HEADERS = {"Authorization": f"Bearer {OPERATOR.name}"}
-EXAMPLES = 12
+EXAMPLES = 6
 """For each operation, so that all take well under a minute."""
 NOT_CHECKED = [schemathesis.checks.positive_data_acceptance]
 """What fits the document may still name a site, a file or a user that there is not."""
@@ -46,6 +47,8 @@ def test_nothing_that_is_sent_breaks_it(path: str, method: str, fuzzed: Any) -> 
     )
     @given(case=fuzzed[path][method].as_strategy())
     def send(case: Any) -> None:
+        # A line break in a path matches no mount, and so never reaches us.
+        assume(not any("\n" in unquote(str(value)) for value in (case.path_parameters or {}).values()))
         case.call_and_validate(headers=HEADERS, excluded_checks=NOT_CHECKED)
 
     send()

@@ -27,6 +27,7 @@ from psycopg import Connection
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.cycles import CycleParams, open_cycle
 from asyncstageout.catalogue.fts_servers import add_server, remove_server
+from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.intake import add_transfers
 from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.clients.fts3 import FTS3Client
@@ -62,6 +63,10 @@ class Cost:
     python_s: float = 0.0
     postgres_s: float = 0.0
     took_s: float = 0.0
+
+    def per_1000(self, files: int) -> dict[str, float]:
+        per = 1000 / files
+        return {"python": round(self.python_s * per, 4), "postgres": round(self.postgres_s * per, 4)}
 
 
 @dataclass
@@ -232,7 +237,7 @@ def measure(files: int, links: int, limit: int) -> dict[str, Any]:
         with instant_fts(Path(folder)) as client, connect(catalogue.url) as conn:
             add_server(conn, SERVER, by="bench")
             remove_server(conn, "fts3_default", by="bench")
-            clients = OneServer(client)
+            clients, wal = OneServer(client), _wal_position(conn)
             _arrivals(conn, meter, files, links)
             waiting, number = files, 0
             while waiting:
@@ -240,8 +245,13 @@ def measure(files: int, links: int, limit: int) -> dict[str, Any]:
                 settle(conn, client, meter, accepted)
                 waiting, number = waiting - accepted, number + 1
             jobs = conn.execute("SELECT count(*) FROM fts_job").fetchone()
+            disk = _disk(conn, wal, files)
+            later = _to_history(conn, catalogue)
         meter("background", lambda: _checkpoint(catalogue.url))
-    return _result(meter, files, links, limit, jobs[0] if jobs else 0)
+    return _result(meter, files, links, limit, jobs[0] if jobs else 0) | {
+        "bytes_per_file": disk,
+        "a_day_later": {"move_finished": later.per_1000(files)},
+    }
 
 
 def _arrivals(conn: Connection, meter: Meter, files: int, links: int) -> None:
@@ -256,17 +266,37 @@ def _arrivals(conn: Connection, meter: Meter, files: int, links: int) -> None:
         meter("intake", lambda actor=actor, step=step: recorded(conn, actor, step))
 
 
+def _wal_position(conn: Connection) -> str:
+    return str((conn.execute("SELECT pg_current_wal_lsn()").fetchone() or ("",))[0])
+
+
+def _disk(conn: Connection, wal: str, files: int) -> dict[str, int]:
+    """Return what a file left on disk, with its indexes: by table, and in the write-ahead log."""
+    logged = conn.execute("SELECT pg_current_wal_lsn() - %s::pg_lsn", (wal,)).fetchone() or (0,)
+    tables = conn.execute(
+        "SELECT coalesce(p.relname, c.relname), sum(pg_total_relation_size(c.oid)) FROM pg_class c"
+        " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent"
+        " WHERE c.relkind = 'r' AND coalesce(p.relname, c.relname) IN ('transfer', 'transfer_event', 'fts_job')"
+        " GROUP BY 1"
+    ).fetchall()
+    return {name: round(float(size) / files) for name, size in [("wal", logged[0]), *tables]}
+
+
+def _to_history(conn: Connection, catalogue: LoadedCatalogue) -> Cost:
+    """Move all files to the history, as ``update_catalogue`` does with those that ended a day ago."""
+    meter = Meter(catalogue)
+    while meter("move_finished", lambda: move_finished(conn, keep_done_s=0)):
+        pass
+    return meter.costs["move_finished"]
+
+
 def _checkpoint(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("SELECT 1")
 
 
 def _result(meter: Meter, files: int, links: int, limit: int, jobs: int) -> dict[str, Any]:
-    per = 1000 / files
-    steps = {
-        step: {"python": round(cost.python_s * per, 4), "postgres": round(cost.postgres_s * per, 4)}
-        for step, cost in meter.costs.items()
-    }
+    steps = {step: cost.per_1000(files) for step, cost in meter.costs.items()}
     python, postgres = (sum(cost[who] for cost in steps.values()) for who in ("python", "postgres"))
     return {
         "bench": "pipeline",

@@ -93,7 +93,7 @@ def test_servers(conn: Connection) -> None:
     set_state(conn, "fts", "up", reason=None, by="olga")
     note_contact(conn, "fts", "connection refused", datetime.now(UTC), refused=True)
     assert only(conn).sentence.endswith(": connection refused")
-    assert only(conn).remedy == "runbooks/fts-server-down.md"
+    assert only(conn).rule == "fts-server-down"
 
 
 def test_jobs_that_nobody_looks_after(conn: Connection, add: Add, plan: Plan, submitted: Plan) -> None:

@@ -1,5 +1,7 @@
 """``make chaos``: every part of the real platform dies, and at every named point; ends with a table.
 
+With ``ASO_ENGINE=celery`` (``make cluster``) it is the cluster, and what only a cluster has dies.
+
     python -m chaos [--seed 1] [--files 200] [--home FOLDER] [--only TEXT]
 
 Exit code 1 if a file was lost, done twice, or without a next step for two minutes.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import sys
 import tempfile
@@ -19,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from asyncstageout.sandbox.airflow_env import Engine
 from chaos import MOVING_POINTS
 from chaos.ledger import Entry, Ledger
 from chaos.platform import NotSeen, Platform
@@ -45,6 +49,19 @@ class Fault(NamedTuple):
 
 def nothing(_: Platform) -> None:
     """Leave the platform alone."""
+
+
+CLUSTER_FAULTS = (
+    Fault(NO_FAULT, nothing, nothing),
+    Fault("kill -9 of a Celery worker with its tasks", nothing, Platform.kill_celery_worker),
+    Fault("kill -9 of all Celery workers", nothing, Platform.kill_celery_workers),
+    Fault("kill -9 of one of two schedulers", nothing, partial(Platform.kill, name="scheduler")),
+    Fault("kill -9 of one of two triggerers", nothing, partial(Platform.kill, name="triggerer")),
+    Fault("kill -9 of redis, which forgets", nothing, partial(Platform.kill, name="redis")),
+    Fault("kill -9 of PgBouncer", nothing, partial(Platform.kill, name="pgbouncer")),
+    Fault("kill -9 of Postgres", nothing, Platform.kill_postgres),
+    Fault("kill -9 of the FTS", nothing, Platform.kill_fts),
+)
 
 
 def faults() -> Iterator[Fault]:
@@ -117,7 +134,8 @@ def main() -> int:
     begun_s = time.monotonic()
     try:
         platform.up()
-        for fault in faults():
+        is_cluster = Engine.chosen(os.environ) is Engine.CELERY
+        for fault in CLUSTER_FAULTS if is_cluster else faults():
             if args.only in fault.name:
                 ledger.entries.append(suffer(platform, fault))
                 logger.info("%s", "  ".join(ledger.entries[-1].cells))

@@ -41,6 +41,8 @@ END_TIMEOUT_S = 240.0
 """Twice what is promised for one file: then a fault counts as one that was not survived."""
 MEDIAN_BYTES = 50_000
 SECONDS = ("scheduler", "triggerer")
+CELERY_WORKERS = ("worker", "worker2")
+TASK_TITLE = "airflow worker -- "
 PORTS_OF_SECONDS = (
     "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT",
     "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT",
@@ -218,6 +220,24 @@ class Platform:
         self.until("the executor has a worker", look, 60)
         self._kill([self.random.choice(victims)])
 
+    def kill_celery_worker(self) -> None:
+        """Kill a worker of the queue that files wait for, while it runs a task; with all that it started."""
+        victims: list[psutil.Process] = []
+
+        def look() -> bool:
+            names = self.random.sample(CELERY_WORKERS, len(CELERY_WORKERS))
+            victims[:] = next((f for f in map(self._celery_family, names) if _runs_a_task(f)), [])
+            return bool(victims)
+
+        self.until("a Celery worker runs a task", look, 60)
+        self._kill(victims)
+
+    def kill_celery_workers(self) -> None:
+        self._kill([one for name in CELERY_WORKERS for one in self._celery_family(name)])
+
+    def _celery_family(self, name: str) -> list[psutil.Process]:
+        return children.family(self.process(name).pid)
+
     def kill_fts(self, *, forget: bool = False) -> None:
         """Kill the FTS; to make it forget, take its memory before the supervisor has it again (0.5 s)."""
         self._kill([self.process("fts")])
@@ -268,3 +288,15 @@ class Platform:
             timeout=30,
         )
         answer.raise_for_status()
+
+
+def _runs_a_task(family: Sequence[psutil.Process]) -> bool:
+    """Say whether one of the processes runs a task: Airflow names it after what it runs."""
+    return any(TASK_TITLE in " ".join(_command(one)) for one in family)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []

@@ -11,7 +11,7 @@ from psycopg import Connection
 from asyncstageout.catalogue.audit import audit
 from asyncstageout.catalogue.cleaning import Word, claim, due_copies, pause_site, settle, take_site
 from asyncstageout.catalogue.sweeps import Found, advance, begin_or_go_on
-from asyncstageout.cli import Advice
+from asyncstageout.cli import Advice, console
 from asyncstageout.core.cleaning import Outcome
 from asyncstageout.core.states import TransferState
 from cli.conftest import Aso
@@ -26,7 +26,7 @@ def given_up(
     conn: Connection, add: Add, submitted: Plan, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[int]:
     """Two files, the deletion of one of which was given up; and a silent storage."""
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setattr(console, "width", 220)
     monkeypatch.setattr("asyncstageout.cli.clean.who", lambda: "maria")
     add(record(1), record(2), record(3, source=KIT))
     submitted()
@@ -75,7 +75,7 @@ def test_what_was_given_up_is_listed_and_tried_again(aso: Aso, given_up: list[in
 
 
 def test_what_sweeps_found(aso: Aso, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setattr(console, "width", 220)
     assert aso("clean", "orphans").stdout.startswith("No sweep was made.")
     begin_or_go_on(conn, BARI, older_than_days=30, roots=["/store/temp/user/"], step_run=1)
     oldest_at = datetime(2026, 1, 2, tzinfo=UTC)

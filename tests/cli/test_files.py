@@ -198,6 +198,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 def row(state: TransferState, **changes: Any) -> dict[str, Any]:
     return {
+        "id": 7,
         "state": state.value,
         "due_at": NOW,
         "created_at": NOW,
@@ -241,4 +242,4 @@ def test_every_state_has_a_prospect_and_every_failure_a_remedy() -> None:
     for category in Category:
         said = what_next(row(TransferState.FAILED, failure_category=category.value), NOW)
         assert f"({category})" in said
-        assert "2026-11-22 12:00:00 UTC" in said
+        assert said.endswith("aso retry 7.")

@@ -14,7 +14,7 @@ from psycopg import Connection
 from asyncstageout.catalogue.audit import audit
 from asyncstageout.catalogue.fts_servers import note_contact, servers
 from asyncstageout.catalogue.kills import kill
-from asyncstageout.cli import Advice
+from asyncstageout.cli import Advice, console
 from asyncstageout.core.selections import Selection
 from fixtures.catalogue import Add, Plan, record, states
 
@@ -24,7 +24,7 @@ Aso: TypeAlias = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def _maria(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncstageout.cli.servers.who", lambda: "maria")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "width", 220)
 
 
 def test_a_server_from_its_beginning_to_its_end(aso: Aso, conn: Connection) -> None:

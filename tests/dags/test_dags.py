@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,14 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 
 from asyncstageout.catalogue.cycles import CycleParams
+from asyncstageout.provider.watched import task_failed
 
 DAGS = Path(__file__).parents[2] / "dags"
 EXPECTED = {
+    "stageout_alerts": ["watch"],
     "stageout_transfer": ["collect", "group", "submit", "summarise"],
     "stageout_sense": ["sense", "update_catalogue"],
     "stageout_reconcile": ["check", "repair", "verdict"],
@@ -25,6 +30,7 @@ EXPECTED = {
     "stageout_clean": ["delete", "look", "summarise", "sweep"],
     "stageout_kill": ["approve", "cancel", "confirm", "kill", "select"],
     "stageout_retry": ["approve", "retry", "select"],
+    "stageout_statistics": ["clean_airflow", "export", "partitions", "prune", "roll_up", "summarise"],
 }
 
 
@@ -59,16 +65,57 @@ def test_a_dag_is_an_operators_manual(dags: dict[str, DAG], name: str) -> None:
     assert sum(1 for _ in (DAGS / f"{name}.py").open()) <= 200, "a DAG file is an outline"
 
 
-def test_the_form_is_typed_and_explained(dags: dict[str, DAG]) -> None:
-    params = dags["stageout_transfer"].params
-    assert set(params) == {
-        "username", "task", "source", "destination", "created_from", "created_to", "limit", "dry_run",
-    }  # fmt: skip
-    for name in params:
-        param = params.get_param(name)
-        assert param.description, name
-        assert "type" in param.schema, name
-    assert params["dry_run"] is False
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_form_is_typed_and_explained(dags: dict[str, DAG], name: str) -> None:
+    params = dags[name].params
+    for field in params:
+        param = params.get_param(field)
+        assert param.description, field
+        assert param.schema["title"], field
+        assert "type" in param.schema, field
+        param.resolve()  # the form can be sent as it is
+    assert "dry_run" in params or not params
+
+
+def test_the_catalogue_is_named_by_assets(dags: dict[str, DAG]) -> None:
+    """Each event of them says what the run did."""
+    made = {
+        asset.name: (name, task.task_id)
+        for name, dag in dags.items()
+        for task in dag.tasks
+        for asset in task.outlets
+    }
+    assert made == {
+        "stageout_fts_jobs": ("stageout_transfer", "summarise"),
+        "stageout_files": ("stageout_sense", "update_catalogue"),
+        "stageout_blocks": ("stageout_publish", "summarise"),
+    }
+
+
+def test_airflow_calls_back_when_a_task_of_any_dag_fails(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        for one in dag.tasks:
+            # Of a mapped task it is as it was given.
+            assert one.on_failure_callback in (task_failed, [task_failed]), one
+
+
+def test_every_run_has_a_deadline_unless_it_waits_for_people(dags: dict[str, DAG]) -> None:
+    without = {name for name, dag in dags.items() if not dag.deadline}
+    assert without == {"stageout_kill", "stageout_retry"}
+    for name in dags.keys() - without:
+        (alert,) = dags[name].deadline
+        assert alert.callback.path == "asyncstageout.provider.watched.run_is_late"
+        longest = max(
+            (one.execution_timeout for one in dags[name].tasks if one.execution_timeout), default=None
+        )
+        assert longest is None or alert.interval >= longest, name
+
+
+def test_a_dag_survives_serialization_with_its_deadline(dags: dict[str, DAG]) -> None:
+    for name, dag in dags.items():
+        kept = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        assert bool(kept.deadline) == bool(dag.deadline), name
+        assert all(one.has_on_failure_callback for one in kept.tasks)
 
 
 def test_the_form_is_what_a_cycle_takes(dags: dict[str, DAG]) -> None:
@@ -78,6 +125,36 @@ def test_the_form_is_what_a_cycle_takes(dags: dict[str, DAG]) -> None:
 def test_more_than_one_cycle_may_run(dags: dict[str, DAG]) -> None:
     """Airflow can stall a DAG with a limit of one for half a minute."""
     assert dags["stageout_transfer"].max_active_runs == 3
+
+
+QUEUES = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+dags = DagBag(dag_folder=sys.argv[1]).dags
+print(json.dumps({f"{name}.{task.task_id}": task.queue for name, dag in dags.items() for task in dag.tasks}))
+"""
+SLOW = {
+    "stageout_clean.delete", "stageout_clean.sweep", "stageout_publish.publish", "stageout_publish.deliver",
+    "stageout_sites.load",
+}  # fmt: skip
+
+
+def test_all_tasks_wait_in_one_queue_as_long_as_nobody_says_otherwise(dags: dict[str, DAG]) -> None:
+    assert {task.queue for dag in dags.values() for task in dag.tasks} == {"default"}
+
+
+def test_slow_tasks_have_a_queue_of_their_own_where_it_is_set() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUEUES, str(DAGS)],
+        env=os.environ | {"AIRFLOW__STAGEOUT__SLOW_QUEUE": "slow"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    queues: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    assert set(queues.values()) == {"default", "slow"}
+    slow = {name for name, queue in queues.items() if queue == "slow"}
+    assert slow == SLOW | {name for name in queues if name.startswith("stageout_statistics.")}
 
 
 def test_shards_are_labelled(dags: dict[str, DAG]) -> None:

@@ -146,8 +146,20 @@ def test_the_submit_task_links_to_the_fts_monitor(platform: Platform) -> None:
     assert row is not None
     task = f"/dags/stageout_transfer/dagRuns/{row[0]}/taskInstances/submit"
     (mapped,) = platform.api("GET", f"{task}/listMapped")["task_instances"][:1]
-    assert "→" in mapped["rendered_map_index"]
+    assert re.search(r"→.*: FTS accepted \d+ jobs", mapped["rendered_map_index"])
+    (asset,) = platform.api("GET", "/assets?name_pattern=stageout_fts_jobs")["assets"]
+    events = platform.api("GET", f"/assets/events?asset_id={asset['id']}")["asset_events"]
+    assert any(event["extra"].get("sentence", "").startswith("Submitted ") for event in events)
     links = platform.api("GET", f"{task}/links?map_index=0")["extra_links"]
+    here = f"http://127.0.0.1:{platform.layout.ports.api_server}"
+    assert set(links) == {"FTS job", "FTS monitor", "Stage-out"}
+    for place in (links["FTS job"], links["Stage-out"]):
+        assert requests.get(f"{here}{place}", timeout=30).ok, "Airflow's own page, around the room's"
+        assert requests.get(here + place.removeprefix("/plugin/stageout"), timeout=30).history, "log in first"
+    story = platform.api(
+        "GET", f"{task}/links?map_index=0".replace("/submit/", "/collect/").partition("?")[0]
+    )
+    assert story["extra_links"] == {"Stage-out": links["Stage-out"]}, "TaskFlow's tasks too"
     page, _, job_id = links["FTS monitor"].partition("#/job/")
     assert requests.get(page, timeout=30).ok
     with platform.connect() as conn:

@@ -32,7 +32,7 @@ SELECT %(first)s + n, encode(sha224(('past' || %(first)s + n)::bytea), 'hex'), %
     '/store/user/' || u.name || '/' || l.tail, 1000000 + n, '0a1b2c3d', 'output', 'default', 3,
     n::text, 0, o.state, e.at, 1, md5('job' || %(first)s + n / %(per_job)s)::uuid, n,
     o.category, o.code, NULL, NULL, o.reason, 'NOT_REQUIRED', e.at, e.at + interval '200 s',
-    e.at + interval '195 s', e.at + interval '200 s', NULL, NULL, NULL, NULL, false
+    e.at + interval '195 s', e.at + interval '200 s', NULL, NULL, NULL, e.at + interval '260 s', false
 FROM generate_series(0, %(rows)s - 1) n
 CROSS JOIN LATERAL (SELECT 'mc/past/QCD_Pt-15to7000_13TeV/261122_101112/0000/out_' || n || '.root' AS tail) l
 CROSS JOIN LATERAL (SELECT 'user' || (n / %(per_task)s) %% %(users)s AS name,

@@ -25,6 +25,7 @@ from client.serving import mounted
 from load.bodies import SITES
 from load.history import fill
 from load.queue import MEMORY, seed
+from load.runs import fill_runs
 from load.server import loaded_catalogue, say
 from ui.serving import UNLIMITED, by_cookie
 
@@ -38,6 +39,9 @@ PAGES = (
     "/users", "/users?range=30d", "/users/user7", "/tasks", "/tasks/seed_7", "/tasks/seed_7?state=FAILED", "/files/{file}",
     "/failures", "/failures?range=30d", "/failures?category=quota", f"/failures?site={SITES[1]}&range=7d",
     f"/failures?source={SITES[1]}&destination={SITES[34]}", "/failures?user=user7&range=7d", "/search?q=user7",
+    "/jobs", "/jobs?show=slow", "/jobs?show=ended", f"/jobs?show=ended&range=30d&source={SITES[3]}", "/jobs/{job}",
+    "/cycles", "/cycles?range=30d&which=trouble", "/cycles/{cycle}", "/steps", "/steps?range=30d&outcome=failed",
+    "/audit", "/audit?range=30d", "/audit?range=30d&who=nobody&kind=kill",
 )  # fmt: skip
 """A new page is one more here."""
 
@@ -81,12 +85,13 @@ def main(files: int = FILES, history: int = 0) -> None:
         seed(conn, files)
         file = _fail(conn, files)
         _count(conn)
+        some = fill_runs(conn)
         say(f"{files:,} files wait, {history:,} ended, made in {perf_counter() - started_s:,.0f} s")
         pool = CataloguePool(lambda: connect(loaded.url))
         house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
         room = TestClient(mounted(create_room(house)), cookies={"who": "olga"}, follow_redirects=False)
         for page in PAGES:
-            _time(room, page.format(file=file))
+            _time(room, page.format(file=file, **some))
         pool.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import runpy
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from airflow.providers_manager import ProvidersManager
+from airflow.sdk import Asset
 from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
@@ -25,15 +27,18 @@ from asyncstageout.clients.credentials.model import Credential, CredentialMissin
 from asyncstageout.clients.messages import FileNotice, MessageFeed
 from asyncstageout.core.identities import Identity
 from asyncstageout.provider import cycle, get_provider_info, triggers
+from asyncstageout.provider.assets import FTS_JOBS
 from asyncstageout.provider.fts_clients import HookClients, NotConfigured
 from asyncstageout.provider.hooks import FTSHook
 from asyncstageout.provider.messages import feed_of
 from asyncstageout.provider.operators import CancelFTSJobsOperator, SubmitFTSJobsOperator
-from asyncstageout.provider.running import cycle_params
+from asyncstageout.provider.running import cycle_params, run_step
 from asyncstageout.provider.sensors import TRIGGER, OpenFTSJobsSensor
 from asyncstageout.provider.triggers import OpenFTSJobsTrigger, PendingFilesTrigger
+from asyncstageout.provider.web import fts_monitor
 from asyncstageout.sandbox.layout import free_port
 from asyncstageout.sandbox.tls import client_certificate
+from asyncstageout.steps.recording import Summary
 from fixtures.catalogue import Add, record, states
 from fixtures.cycles import House, jobs_at_fts
 from sandbox.harness import ALICE, BOB
@@ -121,6 +126,8 @@ def test_the_monitor_page_of_a_job(connections: House, monkeypatch: pytest.Monke
     monkeypatch.setenv("AIRFLOW_CONN_FTS3_DEFAULT", json.dumps({"conn_type": "fts3", "host": "fts.cern.ch"}))
     assert FTSHook().monitor_url("abc") == "https://fts.cern.ch:8449/fts3/ftsmon/#/job/abc"
     assert FTSHook().endpoint == "https://fts.cern.ch:8446"
+    assert fts_monitor("fts3_default", "abc") == FTSHook().monitor_url("abc")
+    assert fts_monitor("no_such_server", "abc") is None
 
 
 def test_submitting_a_shard(connections: House, add: Add) -> None:
@@ -132,15 +139,42 @@ def test_submitting_a_shard(connections: House, add: Add) -> None:
     context: dict[str, Any] = {"ti": task_instance("submit")}
     result = operator.execute(context)
     assert (result["jobs"], result["files"]) == (1, 2)
-    assert context["shard_label"] == "a → b"
-    (link,) = operator.operator_extra_links
-    assert link.get_link(operator, ti_key=None).startswith("https://monitor.example/fts3/ftsmon/#/job/")  # type: ignore[arg-type]
+    assert context["shard_label"] == "a → b: FTS accepted 1 jobs with 2 files", "the grid alone tells"
+    room, monitor = (link.get_link(operator, ti_key=None) for link in operator.operator_extra_links)  # type: ignore[arg-type]
+    (job,) = jobs_at_fts(connections)
+    assert room == f"/plugin/stageout/stageout/ui/jobs/{job.job_id}"
+    assert monitor == f"https://monitor.example/fts3/ftsmon/#/job/{job.job_id}"
     assert operator.execute(context)["jobs"] == 0, "again: nothing"
     assert len(jobs_at_fts(connections)) == 1
     row = connections.conn.execute(
         "SELECT dag_id, run_id, actor, outcome FROM step_run WHERE task_id = 'submit' ORDER BY id LIMIT 1"
     ).fetchone()
     assert row == ("d", "r", "airflow", "success")
+
+
+def test_a_label_fits_into_airflows_database(connections: House) -> None:
+    context = {"ti": task_instance("submit"), "part": "T2_IT_Bari"}
+    run_step(context, lambda conn, _: Summary("very " * 100), label="part")
+    assert len(context["part"]) == 250
+    assert context["part"].startswith("T2_IT_Bari: very ")
+
+
+def test_an_event_of_an_asset_says_what_the_step_did(connections: House) -> None:
+    events: dict[Asset, Any] = {FTS_JOBS: SimpleNamespace(extra={})}
+    context = {"ti": task_instance("summarise"), "outlet_events": events}
+    run_step(context, lambda conn, _: Summary("2 jobs", {"jobs": 2}), outlet=FTS_JOBS)
+    assert events[FTS_JOBS].extra == {"sentence": "2 jobs", "jobs": 2}
+
+
+def test_tasks_lead_to_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = runpy.run_path(str(Path(__file__).parents[2] / "plugins/stageout.py"))["StageoutPlugin"]
+    (link,) = plugin.global_operator_extra_links
+    key = SimpleNamespace(dag_id="stageout_clean", run_id="scheduled__2026-11-27T10:00:00+00:00")
+    place = "/plugin/stageout/stageout/ui/runs/stageout_clean/scheduled__2026-11-27T10%3A00%3A00%2B00%3A00"
+    assert link.get_link(None, ti_key=key) == place
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/prefix/")
+    assert link.get_link(None, ti_key=key) == f"/prefix{place}"
+    assert link.get_link(None, ti_key=SimpleNamespace(dag_id="theirs", run_id="r")) == "", "not ours"
 
 
 def test_cancelling_jobs(connections: House, add: Add) -> None:

@@ -56,6 +56,13 @@ def test_every_request_of_a_day_is_legal_and_unique(day: Day) -> None:
         assert f"_{request.username}_{day.label}-" in request.task
 
 
+def test_days_of_the_same_people_differ_in_all_else() -> None:
+    one, other = (Day(seed=seed, file_count=300, user_count=5, people=7) for seed in (1, 2))
+    users = [{str(file.request["username"]) for file in day.files()} for day in (one, other)]
+    assert len(users[0] | users[1]) <= 5
+    assert requests_of(one) != requests_of(other)
+
+
 @settings(max_examples=10, deadline=None)
 @given(DAYS)
 def test_the_same_seed_is_the_same_day_and_the_label_only_changes_names(day: Day) -> None:

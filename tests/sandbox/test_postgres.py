@@ -157,3 +157,28 @@ def test_a_closed_parent_moves_data_and_binaries_to_a_reachable_place(
     copy = postgres._copied(closed / "pginstall18")
     assert (copy / "bin" / "postgres").stat().st_mode & 0o055 == 0o055
     assert closed.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "has_builtin_locale", "has_io_method"),
+    [(15, False, False), (17, True, False), (18, True, True)],
+)
+def test_another_postgres_is_told_only_what_it_knows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, version: int, has_builtin_locale: bool, has_io_method: bool
+) -> None:
+    """Whichever ``ASO_POSTGRES_BIN`` names; here one that only repeats what it is told."""
+    programs = folder / f"bin{version}"
+    programs.mkdir()
+    for name, line in (
+        ("postgres", f'echo "postgres (PostgreSQL) {version}.4"'),
+        ("initdb", 'echo "$@" >&2; exit 1'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("ASO_POSTGRES_BIN", str(programs))
+    server = EmbeddedPostgres(folder / f"other{version}", 1, secrets_dir=folder)
+    assert server.command[0] == str(programs / "postgres")
+    assert ("io_method=sync" in server.command) == has_io_method
+    with pytest.raises(PostgresUnavailable) as told:
+        server.initialise()
+    assert ("--builtin-locale" in str(told.value)) == has_builtin_locale

@@ -15,7 +15,7 @@ import pytest
 
 from asyncstageout.sandbox import children
 from asyncstageout.sandbox.outages import NoSuchService, outage
-from asyncstageout.sandbox.services import ReadyCheck, Service
+from asyncstageout.sandbox.service import ReadyCheck, Service
 from asyncstageout.sandbox.state import (
     AlreadyRunning,
     Phase,
@@ -198,7 +198,7 @@ def test_a_service_that_stops_answering_is_unhealthy_until_it_answers_again(tmp_
 LONELY = """
 import asyncio, sys
 from pathlib import Path
-from asyncstageout.sandbox.services import Service
+from asyncstageout.sandbox.service import Service
 from asyncstageout.sandbox.supervisor import Supervisor
 folder = Path(sys.argv[1])
 service = Service("one", ("sleep", "1000"))

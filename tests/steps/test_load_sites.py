@@ -389,6 +389,7 @@ def test_an_rse_is_asked_of_rucio(conn: Connection, load: Load) -> None:
 
 def test_without_rucio_clients_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     absent: ModuleType | None = None
-    monkeypatch.setitem(sys.modules, "rucio", absent)
+    for name in ("rucio", "rucio.client"):  # somebody may have imported it before
+        monkeypatch.setitem(sys.modules, name, absent)
     with pytest.raises(SourceUnreadable, match=r"pip install 'asyncstageout\[rucio\]'"):
         find("rucio:T2_XX_Y")

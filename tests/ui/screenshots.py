@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
+from psycopg import Connection
+from psycopg.rows import dict_row
 
 from asyncstageout.catalogue.connection import connect
 from load.server import loaded_catalogue, say
@@ -38,7 +40,7 @@ class Shot(NamedTuple):
     name: str
     title: str
     path: str
-    """With the ``{user}``, ``{task}`` and ``{file}`` of :data:`STORY`."""
+    """With what :data:`STORY` returns."""
     words: str
     who: str = "olga"
 
@@ -53,6 +55,11 @@ SHOTS = (
     Shot(
         "own", "Overview of a user", "/?range=7d",
         "What somebody who is no operator sees: his own files and nothing else.", who="",
+    ),
+    Shot(
+        "alerts", "Alerts", "/alerts",
+        "What needs a person, each told once to whom it concerns, with its runbook. *Silence* asks for a reason and an"
+        " end. Below: what is over, and who is told.",
     ),
     Shot(
         "links", "Links", "/links",
@@ -97,14 +104,41 @@ SHOTS = (
         " are one line), on which links, whose, and the latest files. From *Failed for good* of the overview it is two"
         " clicks to why a user's file failed.",
     ),
+    Shot(
+        "jobs", "FTS jobs", "/jobs",
+        "What FTS has now: open jobs, those in doubt (FTS has not confirmed them, or nobody asks about them), those"
+        " that are slow against the last ones of their link, and those that ended lately; by server and site.",
+    ),
+    Shot(
+        "job", "One FTS job", "/jobs/{job}",
+        "When it was planned, told to FTS and last asked about, what FTS said, its files, who did what with it,"
+        " with their logs in Airflow, and the FTS monitor's page of it, which has the logs of its copies.",
+    ),
+    Shot(
+        "cycles", "Cycles", "/cycles?range=6h",
+        "What each run of `stageout_transfer` looked at, held back, grouped and submitted, and how long each step"
+        " took; then what the last run of every other DAG did. *All steps* lists everything that ran.",
+    ),
+    Shot(
+        "cycle", "One cycle", "/cycles/{cycle}",
+        "Its steps with what they said and their logs, the links that it held back and why, its FTS jobs. Every task"
+        " in Airflow leads here, and back.",
+    ),
+    Shot(
+        "audit", "Audit", "/audit?range=7d",
+        "Who changed which configuration, from what to what; and what people did to files.",
+    ),
 )  # fmt: skip
 """A new page is one more here."""
 
 STORY = """
-SELECT k.username, k.name, t.id FROM transfer t JOIN task k ON k.id = t.task_id
+SELECT k.username AS user, k.name AS task, t.id AS file,
+    (SELECT sid FROM fts_job WHERE state = 'SUBMITTED' ORDER BY planned_at LIMIT 1) AS job,
+    (SELECT max(cycle_id) - 3 FROM fts_job) AS cycle
+FROM transfer t JOIN task k ON k.id = t.task_id
 WHERE t.state = 'FAILED' AND k.id IN (SELECT task_id FROM block) ORDER BY t.attempt DESC, t.id DESC LIMIT 1
 """
-"""A file that failed for good, of a task that is published, and its owner."""
+"""A file that failed for good, of a task that is published, and its owner; a job that FTS has; a cycle."""
 
 PAGE = """# The pages in Airflow
 
@@ -123,18 +157,25 @@ def main() -> None:
         with connect(catalogue.url) as conn:
             conn.execute("DELETE FROM site WHERE name LIKE 'T2|_XX|_%' ESCAPE '|'")
             fill(conn, files=12_000, days=31)
-            user, task, file = conn.execute(STORY).fetchone() or ("", "", 0)
+            story = _story(conn)
         with room(catalogue.url) as url, browser() as running:
             for shot in SHOTS:
                 for mode, width, height in SIZES:
-                    with context(running, url, who=shot.who or user, mode=mode, width=width) as looking:
+                    with context(
+                        running, url, who=shot.who or story["user"], mode=mode, width=width
+                    ) as looking:
                         page = looking.new_page()
-                        page.goto(url + shot.path.format(user=user, task=task, file=file))
+                        page.goto(url + shot.path.format(**story))
                         taken = page.screenshot(full_page=True, animations="disabled")
                     _keep(taken, height, IMAGES / f"{shot.name}-{mode}-{width}.png")
     (DOCS / "ui.md").write_text(PAGE + "".join(map(_section, SHOTS)))
     total = sum(path.stat().st_size for path in IMAGES.iterdir())
     say(f"{len(SHOTS) * len(SIZES)} pictures, {total / 1e6:.1f} MB, in {IMAGES}")
+
+
+def _story(conn: Connection) -> dict[str, Any]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(STORY).fetchone() or {}
 
 
 def _keep(taken: bytes, height: int, path: Path) -> None:

@@ -24,6 +24,7 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from asyncstageout.catalogue.alert_settings import add_silence
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.credentials import CredentialNote, note_credentials
 from asyncstageout.catalogue.fts_servers import add_server, note_contact, remove_server, set_state
@@ -36,6 +37,7 @@ from asyncstageout.catalogue.restrictions import Area, restrict
 from asyncstageout.catalogue.rollups import HOUR
 from asyncstageout.catalogue.step_runs import Actor, end_step, start_step
 from asyncstageout.catalogue.storages import current_storages, put_sites
+from asyncstageout.core.alert_channels import read_channels
 from asyncstageout.core.delays import bucket
 from asyncstageout.core.failures import classify
 from asyncstageout.core.naming import request_id
@@ -43,7 +45,9 @@ from asyncstageout.core.planning import Link
 from asyncstageout.core.restrictions import Mode
 from asyncstageout.sandbox.days import SITES, Day
 from asyncstageout.sandbox.faults import MIX
+from asyncstageout.steps.alerts import look
 from load.server import say
+from ui.seed_runs import fill_runs
 
 CYCLE_S = 120
 LIVED = timedelta(hours=26)
@@ -68,6 +72,8 @@ BROKEN_EVERY = 40
 PAUSED = "T2_IT_Pisa"
 PAUSED_FOR = timedelta(hours=3)
 DRAINED = "T2_PL_Cyfronet"
+STUCK = {"slow": 5 * HOUR, "unconfirmed": 3 * HOUR, "unpolled": HOUR}
+"""For so long a job of a busy link has been at FTS, or on its way there."""
 HOSTILE = "<script>alert('LFN')</script>"
 """Part of a reason and of an LFN: it must stay text wherever it is shown."""
 
@@ -108,6 +114,8 @@ class Job:
     files: list[File] = field(default_factory=list)
     open: int = 0
     ended_at: datetime | None = None
+    stuck: str | None = None
+    """Why its files stay as they are: a key of :data:`STUCK`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,7 @@ class Life:
         self.events: list[Event] = []
         self.jobs: list[Job] = []
         self._jobs: dict[tuple[Link, int], Job] = {}
+        self._per_link: Counter[Link] = Counter()
         self._paused_from = now - PAUSED_FOR
 
     def live(self, file: File) -> None:
@@ -142,10 +151,16 @@ class Life:
         while (slot := self._slot(file.link, due_at)) is not None:
             job = self._job(file, slot)
             planned_at = job.planned_at
-            if not self._move(file, planned_at, "ACQUIRED", "stageout_transfer.group", job=job):
+            if (
+                not self._move(file, planned_at, "ACQUIRED", "stageout_transfer.group", job=job)
+                or job.stuck == "unconfirmed"
+            ):
                 return
             file.attempt += 1
-            if not self._move(file, planned_at + SENT, "SUBMITTED", "stageout_transfer.submit", job=job):
+            if (
+                not self._move(file, planned_at + SENT, "SUBMITTED", "stageout_transfer.submit", job=job)
+                or job.stuck
+            ):
                 return
             took_s = self.random.lognormvariate(math.log(70), 0.8) + file.request["size_bytes"] / 40e6
             ended_at = planned_at + timedelta(seconds=4 + took_s)
@@ -205,9 +220,18 @@ class Life:
             found = Job(self._uuid(), self._uuid(), file.link, planned_at, slot)
             self._jobs[file.link, slot] = found
             self.jobs.append(found)
+            self._stick(found)
         found.files.append(file)
         found.open += 1
         return found
+
+    def _stick(self, job: Job) -> None:
+        self._per_link[job.link] += 1
+        is_usual = self._per_link[job.link] > 8 and job.link != BROKEN
+        for why, ago in STUCK.items():
+            is_then = timedelta(0) <= job.planned_at - (self.now - ago) < HOUR
+            if is_then and is_usual and not any(one.stuck == why for one in self.jobs):
+                job.stuck = why
 
     def _reason(self, file: File) -> str | None:
         if file.link == BROKEN:
@@ -238,6 +262,7 @@ def fill(conn: Connection, *, files: int = 6_000, days: int = 30, seed: int = 7)
     _count(conn, life, now, days)
     _publish(conn)
     _troubles(conn, now)
+    fill_runs(conn, now)
     conn.execute("ANALYZE transfer, transfer_event, fts_job, task, step_run")
 
 
@@ -274,14 +299,15 @@ def _write_steps(conn: Connection, lives: tuple[Life, list[File]]) -> dict[tuple
     """Write cycles and steps; return the number of the step that does a kind of move in a cycle."""
     life, _ = lives
     slots = sorted({int(event.at.timestamp()) // CYCLE_S for event in life.events})
-    wanted = [(step, slot) for slot in slots for step in STEPS]
+    did = {(event.step, int(event.at.timestamp()) // CYCLE_S) for event in life.events}
+    wanted = [(step, slot) for slot in slots for step in STEPS if "." in step or (step, slot) in did]
     rows = []
     for step, slot in wanted:
         at = datetime.fromtimestamp(slot * CYCLE_S, UTC)
         dag_id, _, task_id = step.rpartition(".")
         run_id = f"scheduled__{at:%Y-%m-%dT%H:%M:%S}+00:00" if dag_id else None
         rows.append(
-            (dag_id or None, run_id, task_id, "airflow" if dag_id else "crab", at, at + timedelta(seconds=1),
+            (dag_id or None, run_id, task_id, PEOPLE.get(step, "airflow"), at, at + timedelta(seconds=1),
              "success", "Done as seeded", Jsonb({}))
         )  # fmt: skip
     _copy(
@@ -292,8 +318,8 @@ def _write_steps(conn: Connection, lives: tuple[Life, list[File]]) -> dict[tuple
     )
     (first,) = conn.execute("SELECT max(id) - %s + 1 FROM step_run", (len(rows),)).fetchone() or (1,)
     cycles = [
-        ("stageout_transfer", f"scheduled__{slot}", datetime.fromtimestamp(slot * CYCLE_S, UTC))
-        for slot in slots
+        ("stageout_transfer", f"scheduled__{at:%Y-%m-%dT%H:%M:%S}+00:00", at)
+        for at in (datetime.fromtimestamp(slot * CYCLE_S, UTC) for slot in slots)
     ]
     _copy(conn, "cycle", "dag_id, run_id, created_at", cycles)
     return {key: first + place for place, key in enumerate(wanted)}
@@ -303,6 +329,7 @@ STEPS = (
     "api: submit", "api: kill", "stageout_transfer.collect", "stageout_transfer.group", "stageout_transfer.submit",
     "stageout_sense.update_catalogue",
 )  # fmt: skip
+PEOPLE = {"api: submit": "crab", "api: kill": "olga"}
 
 
 def _write(
@@ -321,14 +348,14 @@ def _write(
     _copy(conn, "transfer", LIVE_COLUMNS, (_row(file, ids) for file in files if file.id not in past))
     _copy(conn, "transfer_history", LIVE_COLUMNS, (_row(file, ids) for file in done))
     conn.execute("SELECT setval(pg_get_serial_sequence('transfer', 'id'), %s)", (len(files) + 1,))
-    (cycle,) = conn.execute("SELECT max(id) FROM cycle").fetchone() or (1,)
+    cycles = dict(conn.execute(f"SELECT extract(epoch FROM created_at)::bigint / {CYCLE_S}, id FROM cycle"))
     versions = {site: version for site, (version, _) in current_storages(conn).items()}
     _copy(
         conn, "fts_job",
         "sid, job_id, fts_server, cycle_id, shard, source, destination, identity, activity, priority, params,"
         " transfer_ids, open_files, size_bytes, state, fts_state, planned_at, submitted_at, ended_at, polled_at,"
         " next_poll_at, source_storage, source_protocol, destination_storage, destination_protocol, poster",
-        (_job_row(job, cycle, versions, now) for job in life.jobs),
+        (_job_row(job, cycles[job.cycle], versions, now) for job in life.jobs),
     )  # fmt: skip
     _copy(
         conn, "transfer_event", "transfer_id, at, from_state, to_state, attempt, fts_job, step_run, reason, failure_category",
@@ -354,7 +381,7 @@ def _row(file: File, tasks: dict[str, int]) -> tuple[Any, ...]:
 
 def _job_row(job: Job, cycle: int, versions: dict[str, int], now: datetime) -> tuple[Any, ...]:
     sent_at = job.planned_at + SENT
-    state = "PLANNED" if sent_at > now else "SUBMITTED" if job.open else "ENDED"
+    state = "PLANNED" if sent_at > now or job.stuck == "unconfirmed" else "SUBMITTED" if job.open else "ENDED"
     failed = sum(file.state in ("FAILED", "RETRY") for file in job.files)
     ended = "FINISHED" if not failed else "FAILED" if failed == len(job.files) else "FINISHEDDIRTY"
     return (
@@ -363,7 +390,8 @@ def _job_row(job: Job, cycle: int, versions: dict[str, int], now: datetime) -> t
         sum(file.request["size_bytes"] for file in job.files), state,
         {"PLANNED": None, "SUBMITTED": "ACTIVE", "ENDED": ended}[state], job.planned_at,
         None if state == "PLANNED" else sent_at, job.ended_at if state == "ENDED" else None,
-        now - timedelta(seconds=20), now, versions[job.link.source], "davs", versions[job.link.destination], "davs", 0,
+        None if state == "PLANNED" else now - timedelta(minutes=35 if job.stuck == "unpolled" else 0.3), now,
+        versions[job.link.source], "davs", versions[job.link.destination], "davs", 0,
     )  # fmt: skip
 
 
@@ -597,6 +625,13 @@ def _troubles(conn: Connection, now: datetime) -> None:
     failed = start_step(conn, Actor("verdict", "airflow", "stageout_reconcile", "scheduled__2026"))
     end_step(conn, failed, outcome="failed", counts={"unknown_jobs": 2},
              sentence="NeedsAPerson: 2 jobs at FTS that the catalogue does not know (runbooks/unknown-fts-jobs.md)")  # fmt: skip
+    add_silence(conn, "link-*", BROKEN.source, reason="their storage is moved; ticket 170298", by="pietro",
+                ends_at=now + timedelta(hours=20))  # fmt: skip
+    channels, _ = read_channels(
+        '[{"name": "chat", "kind": "slack"}, {"name": "nights", "kind": "slack", "severity": "urgent"}]'
+    )
+    for ago in (timedelta(hours=1), timedelta(0)):
+        look(conn, channels, now=now - ago, step_run=failed)
 
 
 def main() -> None:

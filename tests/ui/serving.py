@@ -17,6 +17,7 @@ from asyncstageout.ui.app import create_room
 from client.serving import serving
 
 OPERATORS = frozenset({"olga", "pietro"})
+FTS_MONITOR = "https://{}.example.test:8449/fts3/ftsmon/#/job/{}"
 UNLIMITED = Limits(rates=dict.fromkeys(Role, Rate(1e9, 1e9)))
 
 
@@ -32,7 +33,9 @@ async def by_cookie(request: Request) -> Caller:
 def room(catalogue_url: str) -> Iterator[str]:
     """Serve a catalogue; yield the URL of the pages, without a slash at its end."""
     pool = CataloguePool(lambda: connect(catalogue_url))
-    house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
+    house = APIHouse(
+        catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED, fts_monitor=FTS_MONITOR.format
+    )
     try:
         with serving(create_room(house)) as url:
             yield f"{url}/stageout/ui"

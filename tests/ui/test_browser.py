@@ -30,6 +30,8 @@ FILES, DAYS = 1_500, 8
 LINK = f"/links/{BROKEN.source}/{BROKEN.destination}"
 PAGES = (
     "/",
+    "/alerts",
+    "/runbooks/credentials.md",
     "/links",
     LINK,
     "/sites",
@@ -440,9 +442,13 @@ def test_inside_airflow_it_wears_airflows_colours(open_page: Open, url: str) -> 
     assert inside.locator(":root").evaluate(background) != light
     expect(inside.locator("header").get_by_role("link", name="Airflow")).to_have_count(0)
     # The frame may not leave itself: Airflow's own document follows the link.
-    page.route("**/dags/**", lambda route: route.fulfill(body="a task of Airflow", content_type="text/html"))
+    page.context.route(
+        "**/dags/**", lambda route: route.fulfill(body="a task of Airflow", content_type="text/html")
+    )
     inside.get_by_role("link", name="stageout_reconcile.verdict failed").click()
-    expect(page.get_by_text("a task of Airflow")).to_be_visible()
+    with page.expect_popup() as opened:
+        inside.locator("#steps").get_by_role("link", name="log").click()
+    expect(opened.value.get_by_text("a task of Airflow")).to_be_visible()
 
 
 # --- what the pages are tested with ---

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 from starlette.testclient import TestClient
 
 from api.test_authorisation import needs, routes
@@ -48,12 +49,25 @@ HOSTILE = "<script>alert(1)</script>\"' onload=x"
 LINK = ("T2_IT_Bari", "T2_CH_CERN")
 
 OPERATORS_ONLY = {
+    "/alerts": "/alerts",
+    "/alerts/{alert_id}": "/alerts/1",
+    "/runbooks/{name}": "/runbooks/credentials.md",
     "/links": "/links",
     "/links/{source}/{destination}": "/links/T2_IT_Bari/T2_CH_CERN",
     "/sites": "/sites",
     "/sites/{site}": "/sites/T2_IT_Bari",
     "/users": "/users",
+    "/jobs": "/jobs",
+    "/cycles": "/cycles",
+    "/steps": "/steps",
+    "/audit": "/audit",
 }
+OF_ONE = {
+    "/jobs/{job}": "/jobs/00000000-0000-4000-8000-000000000000",
+    "/cycles/{cycle}": "/cycles/1",
+    "/runs/{dag_id}/{run_id}": "/runs/stageout_clean/scheduled__1",
+}
+"""Operators' pages of things of which an empty catalogue has none: 404 there."""
 OF_FILES = {
     "/users/{username}": "/users/alice",
     "/tasks/{task}": "/tasks/261122_alice_task",
@@ -68,6 +82,16 @@ PAGES = ["/", "/tasks", "/failures", "/search", *OPERATORS_ONLY.values()]
 """A new page is one more line in one of these."""
 
 
+@pytest.fixture(autouse=True)
+def _an_alert(conn: Connection) -> None:
+    """Number 1, of which nobody is told yet."""
+    conn.execute(
+        "INSERT INTO alert (rule, subject, state, severity, sentence, about, first_seen_at, last_seen_at)"
+        " VALUES ('files-late', 'x', 'pending', 2, %s, %s, now(), now())",
+        (HOSTILE, Jsonb({"kind": "nothing", "names": []})),
+    )
+
+
 def page_of(client: TestClient, path: str, status: int = 200) -> Element:
     answer = client.get(UI + path)
     assert answer.status_code == status, answer.text
@@ -79,11 +103,12 @@ def page_of(client: TestClient, path: str, status: int = 200) -> Element:
 
 
 def test_every_route_is_in_a_table(pages: FastAPI) -> None:
-    assert {route.path for _, route in routes(pages)} == OPERATORS_ONLY.keys() | EVERYBODYS.keys()
+    known = OPERATORS_ONLY.keys() | OF_ONE.keys() | EVERYBODYS.keys()
+    assert {route.path for _, route in routes(pages)} == known
 
 
 def test_every_route_says_who_may(pages: FastAPI) -> None:
-    found = dict.fromkeys(OPERATORS_ONLY, True) | dict.fromkeys(EVERYBODYS, False)
+    found = dict.fromkeys([*OPERATORS_ONLY, *OF_ONE], True) | dict.fromkeys(EVERYBODYS, False)
     for method, route in routes(pages):
         assert method == "GET", "pages change nothing: the REST API does"
         assert needs(route.dependant, who_asks), route.path
@@ -108,6 +133,9 @@ def test_users_see_no_page_of_operators(room: Room) -> None:
         refused = page_of(room("alice"), path, 403)
         assert "alice is no operator." in refused.text
         assert page_of(room("olga"), path).one("h1").text
+    for path in OF_ONE.values():
+        assert "alice is no operator." in page_of(room("alice"), path, 403).text
+        page_of(room("olga"), path, 404)
 
 
 def test_users_see_their_own_files(room: Room, add: Add) -> None:
@@ -196,6 +224,9 @@ WRONG = (
     ("/links?links.sort=x", 422, "links.sort cannot be x."),
     ("/links?links.page=0", 422, "links.page cannot be 0."),
     ("/links?links.page=7", 422, "links.page cannot be 7."),
+    ("/alerts/99", 404, "There is no alert 99."),
+    ("/runbooks/nothing.md", 404, "There is no runbook nothing.md."),
+    ("/runbooks/..%2freadme.md", 404, "Not Found"),
     ("/sites?format=csv&table=x", 404, "This page has no table x."),
     (f"/sites/{HOSTILE}", 404, "Not Found"),
     ("/tasks/nothing", 404, "There is no task nothing."),
@@ -323,7 +354,11 @@ def test_pages_of_an_empty_catalogue_say_so(room: Room, conn: Connection) -> Non
     conn.execute("DELETE FROM fts_server")
     for span, path in product(SPANS, PAGES):
         page = page_of(room(), f"{path}?range={span}&unit=bytes")
-        assert "Nothing" in page.text or "No " in page.text or path in ("/sites", "/search", "/tasks")
+        assert (
+            "Nothing" in page.text
+            or "No" in page.text
+            or path in ("/sites", "/search", "/tasks", OPERATORS_ONLY["/runbooks/{name}"])
+        )
 
 
 # --- what the pages say ---
@@ -335,7 +370,7 @@ def test_a_paused_link_says_so_on_every_page(room: Room, conn: Connection, add: 
              ends_at=datetime.now(UTC) + timedelta(minutes=30))  # fmt: skip
     overview = page_of(room(), "/")
     (item,) = [one for one in overview.all("li") if "disk full" in one.text]
-    assert item.one("a").attributes["href"] == f"{UI}/sites/T2_IT_Bari"
+    assert item.all("a")[0].attributes["href"] == f"{UI}/sites/T2_IT_Bari"
     link = page_of(room(), "/links/T2_IT_Bari/T2_CH_CERN")
     assert "paused" in link.one("h1").text
     assert "disk full" in link.text

@@ -57,7 +57,7 @@ def _act(
     def step(step_run: int) -> Summary:
         outcomes = deed.act(conn, selection, visible, comment=comment, step_run=step_run, at_most=at_most)
         found.append(outcomes)
-        return Summary(sentence(outcomes), outcomes.counts)
+        return Summary(f"{sentence(outcomes)}; {comment}", outcomes.counts)
 
     recorded(conn, actor(caller, name), step)
     return _answer(found[0], dry_run=False)

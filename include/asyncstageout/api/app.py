@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from asyncstageout.api import (
+    alerts,
     cleaning,
     configuration,
     crab,
@@ -39,6 +40,7 @@ TAGS = [
         "description": "For operators: policies, restrictions, servers, changes.",
     },
     {"name": "outbox", "description": "For operators: who is told of what happens, and dead letters."},
+    {"name": "alerts", "description": "For operators: what needs a person, who was told, silences."},
     {"name": "monitoring", "description": "What happened; health and metrics."},
     {"name": "crab", "description": "CRAB's own interface."},
 ]
@@ -115,6 +117,7 @@ def create_app(house: APIHouse) -> API:
         cleaning,
         configuration,
         outbox,
+        alerts,
         statistics,
         health,
         metrics,

@@ -6,20 +6,21 @@ servers, jobs in trouble and the last :data:`LAST_STEPS` steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from enum import IntEnum
-from typing import Literal, NamedTuple
 
 from psycopg import Connection
 
+from asyncstageout.catalogue import troubles
 from asyncstageout.catalogue.fts_servers import FORGOTTEN_AFTER_S, server_views
 from asyncstageout.catalogue.health import missing_partitions, strays
 from asyncstageout.catalogue.identity_holds import holds
 from asyncstageout.catalogue.link_health import breakers
 from asyncstageout.catalogue.repairs import unconfirmed_jobs, unpolled_jobs
 from asyncstageout.catalogue.restrictions import open_restrictions
+from asyncstageout.core.alert_rules import RULES, Rule
+from asyncstageout.core.alerts import About, Attention, Severity
+from asyncstageout.core.identities import SERVICE
 from asyncstageout.core.restrictions import PARTICIPLES, Restriction
 
 LAST_STEPS = 10_000
@@ -38,40 +39,15 @@ SEEN_LATELY = timedelta(days=1)
 DAYS_AHEAD = 2
 
 
-class Severity(IntEnum):
-    """How urgent it is."""
+def attention(conn: Connection, now: datetime, rules: Mapping[str, Rule] = RULES) -> list[Attention]:
+    """Return all that needs a person, the most urgent first, then the oldest.
 
-    NOTE = 1
-    """Somebody should know."""
-    WARNING = 2
-    """Some files do not go where they should."""
-    URGENT = 3
-    """Files stand still, or what is wrong cannot be mended by this service."""
-
-
-class About(NamedTuple):
-    """Where to look: what it is, and its names."""
-
-    kind: Literal["link", "site", "sites", "server", "credential", "step", "jobs", "nothing"]
-    names: tuple[str, ...] = ()
-    """link: source and destination; step: DAG, run, task and map index; else a name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """One thing that needs a person."""
-
-    severity: Severity
-    sentence: str
-    about: About
-    since: datetime | None = None
-    remedy: str = ""
-    """What to do: a sentence, or a runbook."""
-
-
-def attention(conn: Connection, now: datetime) -> list[Attention]:
-    """Return all that needs a person, the most urgent first, then the oldest."""
+    Args:
+        rules: their limits, and which are off.
+    """
     found = [one for look in LOOKS for one in look(conn, now)]
+    found += [one for look in troubles.LOOKS for one in look(conn, now, rules)]
+    found = [one for one in found if not rules[one.rule].is_off]
     return sorted(found, key=lambda one: (-one.severity, one.since or now))
 
 
@@ -123,11 +99,13 @@ def _failed_steps(conn: Connection, _: datetime) -> Iterator[Attention]:
     for dag_id, run_id, task_id, map_index, sentence, ended_at in conn.execute(_STEPS):
         needs_person = "NeedsAPerson" in (sentence or "")
         yield Attention(
+            "step-failed",
             Severity.URGENT if needs_person else Severity.WARNING,
             f"{dag_id}.{task_id} failed: {(sentence or 'no reason').removeprefix('NeedsAPerson: ')}",
             About("step", (dag_id, run_id, task_id, str(map_index))),
             ended_at,
             "The log of the task says more.",
+            of=f"{dag_id}.{task_id}",
         )
 
 
@@ -135,11 +113,13 @@ def _overdue_steps(conn: Connection, now: datetime) -> Iterator[Attention]:
     rows = conn.execute(_OVERDUE_STEPS, {"before": now - OVERDUE})
     for dag_id, run_id, task_id, map_index, started_at in rows:
         yield Attention(
+            "step-silent",
             Severity.WARNING,
             f"{dag_id}.{task_id} has not reported back",
             About("step", (dag_id, run_id, task_id, str(map_index))),
             started_at,
             "stageout_reconcile closes its record; look why its process died.",
+            of=f"{dag_id}.{task_id}",
         )
 
 
@@ -148,12 +128,14 @@ def _idle(conn: Connection, now: datetime) -> Iterator[Attention]:
     if oldest is None or now - oldest < IDLE or (collected_at is not None and now - collected_at < IDLE):
         return
     yield Attention(
+        "nothing-collected",
         Severity.URGENT,
         "Files wait and no cycle has collected any"
         + (f" since {collected_at:%H:%M} UTC" if collected_at else ""),
         About("nothing"),
         collected_at or oldest,
         "Is stageout_transfer paused, or the scheduler down? `aso doctor` looks.",
+        of="stageout_transfer",
     )
 
 
@@ -164,15 +146,16 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
         server, about = view.server, About("server", (view.server.name,))
         if server.failing_since and server.state != "down":
             yield Attention(
+                "fts-server-down",
                 Severity.URGENT if nobody else Severity.WARNING,
                 f"FTS server {server.sentence()}: {server.problem}",
                 about,
                 server.failing_since,
-                "runbooks/fts-server-down.md",
             )
         elif server.state != "up":
             rest = f"; files still in its jobs: {view.open_files:,}" if view.open_files else ""
             yield Attention(
+                "fts-server-away",
                 Severity.URGENT if nobody else Severity.NOTE,
                 f"FTS server {server.sentence()}: {view.reason or 'no reason given'}{rest}",
                 about,
@@ -182,6 +165,7 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
             view.checked_at is None or now - view.checked_at > timedelta(seconds=FORGOTTEN_AFTER_S)
         ):
             yield Attention(
+                "fts-server-unasked",
                 Severity.WARNING,
                 f"Nobody asks FTS server {server.name} about its {_many(view.open_jobs, 'open job')}",
                 about,
@@ -193,16 +177,17 @@ def _servers(conn: Connection, now: datetime) -> Iterator[Attention]:
 def _jobs(conn: Connection, _: datetime) -> Iterator[Attention]:
     if count := unconfirmed_jobs(conn):
         yield Attention(
+            "jobs-unconfirmed",
             Severity.WARNING,
             f"{_many(count, 'job')} that FTS has not confirmed for 10 minutes",
             About("jobs"),
-            None,
-            "runbooks/unconfirmed-jobs.md",
+            of="jobs",
         )
     if count := unpolled_jobs(conn):
         yield Attention(
-            Severity.WARNING, f"{_many(count, 'job')} at FTS that nobody asks about", About("jobs"), None,
-            "runbooks/unpolled-jobs.md",
+            "jobs-unpolled",
+            Severity.WARNING, f"{_many(count, 'job')} at FTS that nobody asks about", About("jobs"),
+            of="jobs",
         )  # fmt: skip
 
 
@@ -210,6 +195,7 @@ def _breakers(conn: Connection, now: datetime) -> Iterator[Attention]:
     for link, breaker in breakers(conn).items():
         is_long = now - breaker.opened_at > LONG_OPEN
         yield Attention(
+            "link-broken",
             Severity.WARNING if is_long else Severity.NOTE,
             f"{link}: {breaker.sentence(now)}",
             About("link", link),
@@ -223,17 +209,20 @@ def _restrictions(conn: Connection, now: datetime) -> Iterator[Attention]:
         what = f"{one.what()[:1].upper()}{one.what()[1:]}"
         said = f"{what} is {PARTICIPLES[one.mode]} by {one.author}: {one.reason}"
         about = _about(one)
+        subject = "/".join(about.names) or "everything"
         if not one.is_in_force(now):
             continue
         if one.ends_at and one.ends_at - now < ENDS_SOON:
             yield Attention(
+                "restriction-ending",
                 Severity.NOTE, f"{said} (ends at {one.ends_at:%H:%M} UTC)", about, one.starts_at,
-                "Is its reason gone by then? Else set it again.",
+                "Is its reason gone by then? Else set it again.", of=subject,
             )  # fmt: skip
         elif one.ends_at is None and now - one.starts_at > FORGOTTEN:
             yield Attention(
+                "restriction-forgotten",
                 Severity.WARNING, f"{said} (without an end)", about, one.starts_at,
-                "Is it still wanted? Else lift it.",
+                "Is it still wanted? Else lift it.", of=subject,
             )  # fmt: skip
 
 
@@ -248,12 +237,14 @@ def _credentials(conn: Connection, now: datetime) -> Iterator[Attention]:
         is_over = expires_at is not None and expires_at <= now
         ends = f"ends on {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else "is missing"
         yield Attention(
+            "credential-ending",
             Severity.WARNING if is_over or problem else Severity.NOTE,
             f"Credential of {identity} {'ended' + ends[4:] if is_over else ends}"
             + (f": {problem}" if problem else ""),
             About("credential", (identity,)),
             checked_at,
-            "runbooks/credentials.md",
+            # Of users there may be thousands.
+            of=identity if identity == SERVICE else "users",
         )
 
 
@@ -262,8 +253,9 @@ def _held(conn: Connection, _: datetime) -> Iterator[Attention]:
     if held:
         rest = f", and {len(held) - 1:,} more" if len(held) > 1 else ""
         yield Attention(
+            "identity-held",
             Severity.WARNING, f"Files wait: {held[0].sentence()}{rest}", About("credential"),
-            min(one.held_at for one in held), "runbooks/credentials.md",
+            min(one.held_at for one in held), of="identities",
         )  # fmt: skip
 
 
@@ -272,29 +264,33 @@ def _descriptions(conn: Connection, _: datetime) -> Iterator[Attention]:
     if count:
         rest = f" (and {count - 1:,} more sites)" if count > 1 else ""
         yield Attention(
+            "site-description",
             Severity.NOTE, f"The description of {site} cannot be used{rest}: {problem}", About("sites"),
-            since, "runbooks/site-description.md",
+            since, of="sites",
         )  # fmt: skip
 
 
 def _intake(conn: Connection, now: datetime) -> Iterator[Attention]:
     for source, count, taken_at, problem in conn.execute(_OBJECTS, {"since": now - timedelta(days=1)}):
         yield Attention(
+            "intake-refused",
             Severity.WARNING, f"{_many(count, 'object')} of source {source} put aside: {problem}",
-            About("nothing"), taken_at, "runbooks/intake.md",
+            About("nothing"), taken_at, of=source,
         )  # fmt: skip
 
 
 def _partitions(conn: Connection, now: datetime) -> Iterator[Attention]:
     if missing := missing_partitions(conn, now.date(), DAYS_AHEAD):
         yield Attention(
+            "partitions-missing",
             Severity.WARNING, f"Partitions are missing: {', '.join(missing[:3])}", About("nothing"), None,
-            "`aso migrate` makes them; does stageout_transfer run?",
+            "`aso migrate` makes them; does stageout_transfer run?", of="partitions",
         )  # fmt: skip
     if count := strays(conn):
         yield Attention(
+            "partitions-stray",
             Severity.NOTE, f"In the default partitions: {_many(count, 'row')}", About("nothing"), None,
-            "`aso migrate` moves them.",
+            "`aso migrate` moves them.", of="partitions",
         )  # fmt: skip
 
 
@@ -306,4 +302,4 @@ LOOKS: tuple[Callable[[Connection, datetime], Iterator[Attention]], ...] = (
     _failed_steps, _overdue_steps, _idle, _servers, _jobs, _breakers, _restrictions, _credentials, _held,
     _descriptions, _intake, _partitions,
 )  # fmt: skip
-"""Every kind of thing that is looked for. A new kind is one more function."""
+"""Every kind of thing that is looked for, with those of ``catalogue.troubles``, which have limits."""

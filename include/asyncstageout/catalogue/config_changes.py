@@ -33,6 +33,7 @@ class ConfigChange:
     """The row as it was; None: it is new."""
     after: dict[str, Any] | None
     """The row as it became; None: it was deleted."""
+    change_id: int
 
     def subject(self) -> str:
         """Return what the row is about, for a person: ``policy of T2_IT_Bari → anywhere``."""
@@ -45,6 +46,8 @@ class ConfigChange:
                 site = [f"site {row['site']}"] if row.get("site") else []
                 rest = [str(scope)] if any(scope) or not site else []
                 return f"{row['mode']} {row['id']} of {', '.join(site + rest)}"
+            case "alert_silence":
+                return f"silence of {row['rule']} for {row['subject']}"
         return f"{self.object} {row.get('name') or row.get('location')}"
 
     def differences(self) -> list[tuple[str, Any, Any]]:
@@ -83,16 +86,31 @@ def changing(conn: Connection, actor: str) -> Iterator[None]:
 
 
 def config_changes(
-    conn: Connection, *, since: datetime | None = None, table: str | None = None, limit: int = 50
+    conn: Connection,
+    *,
+    since: datetime | None = None,
+    table: str | None = None,
+    actor: str | None = None,
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
 ) -> list[ConfigChange]:
-    """Return the last changes, the newest first."""
+    """Return the last changes, the newest first.
+
+    Args:
+        kind: part of the name of the table.
+        before: only changes that are older than the one of this id.
+    """
     rows = conn.execute(
         """
-        SELECT at, actor, object, before, after FROM config_change
+        SELECT at, actor, object, before, after, id FROM config_change
         WHERE (%(since)s::timestamptz IS NULL OR at >= %(since)s)
             AND (%(table)s::text IS NULL OR object = %(table)s)
+            AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+            AND (%(kind)s::text IS NULL OR strpos(object, lower(%(kind)s)) > 0)
+            AND (%(before)s::bigint IS NULL OR id < %(before)s)
         ORDER BY id DESC LIMIT %(limit)s
         """,
-        {"since": since, "table": table, "limit": limit},
+        {"since": since, "table": table, "actor": actor, "kind": kind, "before": before, "limit": limit},
     )
     return [ConfigChange(*row) for row in rows]

@@ -73,6 +73,21 @@ UNION ALL SELECT 'storages_silent', '', '', count(*) FROM cleaning_site WHERE fa
 UNION ALL SELECT 'step_age_seconds', dag_id, task_id, extract(epoch FROM now() - max(ended_at))
     FROM step_run WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND outcome = 'success'
         AND dag_id LIKE 'stageout%' GROUP BY dag_id, task_id
+UNION ALL SELECT 'blocks', dbs, lower(state::text), count(*) FROM (
+    SELECT dbs, state FROM block WHERE state IN ('OPEN', 'CLOSED') LIMIT {COUNTED_UP_TO}) b
+    GROUP BY dbs, state
+UNION ALL SELECT 'block_wait_seconds', d.dbs, '', extract(epoch FROM now() - d.closed_at) FROM (
+    SELECT dbs, min(closed_at) AS closed_at FROM block WHERE state = 'CLOSED' GROUP BY dbs) d
+UNION ALL SELECT 'alerts', rule, CASE severity WHEN 3 THEN 'urgent' WHEN 2 THEN 'warning' ELSE 'note' END,
+    count(*) FROM alert WHERE state = 'open' GROUP BY rule, severity
+UNION ALL SELECT 'alert_messages_waiting', c.name, '', count(m.id)
+    FROM alert_channel c LEFT JOIN alert_message m ON m.channel = c.name AND m.told_at IS NULL
+        AND m.dropped_at IS NULL GROUP BY c.name
+UNION ALL SELECT 'steps_failed_recently', dag_id, task_id, count(*) FROM step_run
+    WHERE id > (SELECT max(id) - {LAST_STEPS} FROM step_run) AND outcome = 'failed'
+        AND dag_id LIKE 'stageout%' AND ended_at > now() - interval '{RECENT_MINUTES} min'
+    GROUP BY dag_id, task_id
+UNION ALL SELECT 'database_size_bytes', '', '', pg_database_size(current_database())
 ORDER BY 1, 2, 3
 """
 

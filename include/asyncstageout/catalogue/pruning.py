@@ -139,6 +139,28 @@ PRUNES = (
         """,
     ),
     Prune(
+        "alert",
+        "it is over; its messages go with it",
+        "events_days",
+        """
+        WITH old AS (
+            SELECT id FROM alert WHERE state = 'over' AND over_at < %(until)s ORDER BY over_at LIMIT %(batch)s
+        ), event AS (DELETE FROM alert_event WHERE alert IN (SELECT id FROM old))
+        DELETE FROM alert WHERE id IN (SELECT id FROM old)
+        """,
+    ),
+    Prune(
+        "airflow_report",
+        "nobody asks for it any more",
+        None,
+        """
+        DELETE FROM airflow_report r USING (
+            SELECT ctid FROM airflow_report WHERE reported_at < %(now)s - interval '7 days' LIMIT %(batch)s
+        ) old
+        WHERE r.ctid = old.ctid
+        """,
+    ),
+    Prune(
         "link_window",
         "no breaker looks back so far",
         None,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import psutil
 import typer
@@ -17,7 +18,13 @@ from rich.table import Table
 
 from asyncstageout.cli import Advice, app, console
 from asyncstageout.sandbox import children
-from asyncstageout.sandbox.airflow_env import ADMIN, LOGINS_FILE, inherited_environment
+from asyncstageout.sandbox.airflow_env import (
+    ADMIN,
+    ENGINE_VARIABLE,
+    LOGINS_FILE,
+    Engine,
+    inherited_environment,
+)
 from asyncstageout.sandbox.layout import LOOPBACK, Layout
 from asyncstageout.sandbox.postgres import EmbeddedPostgres
 from asyncstageout.sandbox.state import (
@@ -37,9 +44,19 @@ COLOURS = {ServiceState.READY: "green", ServiceState.DONE: "green", ServiceState
 
 
 @app.command()
-def up(wait: bool = typer.Option(True, help="Return when everything answers, or at once.")) -> None:
+def up(
+    wait: bool = typer.Option(True, help="Return when everything answers, or at once."),
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            envvar=ENGINE_VARIABLE,
+            help="Who runs tasks. celery: workers, redis, PgBouncer, and two schedulers and triggerers.",
+        ),
+    ] = Engine.LOCAL,
+) -> None:
     """Start the embedded platform: Postgres, sandbox sites and FTS, Airflow. Does nothing if it runs."""
     layout = Layout.load()
+    os.environ[ENGINE_VARIABLE] = engine
     if has_supervisor(layout.lock_file):
         console.print(f"The platform in {layout.home} runs already.")
     else:

@@ -5,7 +5,6 @@ Every call of it may be repeated, submission too: its id is deterministic, so a 
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import requests
+from pydantic_core import from_json, to_json
 
 from asyncstageout.clients.errors import (
     Answer,
@@ -299,7 +299,7 @@ class FTS3Client:
             options: as ``requests.Session.request`` takes them, such as ``data`` for another content.
         """
         if body is not None:
-            options |= {"data": json.dumps(body, separators=(",", ":")), "headers": JSON_BODY}
+            options |= {"data": to_json(body), "headers": JSON_BODY}
         return self._caller.ask(
             method,
             self.endpoint + path,
@@ -365,7 +365,7 @@ class FTS3Client:
 
     def _json(self, response: requests.Response) -> Any:
         try:
-            return json.loads(response.content)
+            return from_json(response.content)
         except ValueError:
             request = response.request
             kind = response.headers.get("Content-Type", "no content type")

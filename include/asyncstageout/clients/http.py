@@ -6,6 +6,8 @@ Nothing comes from the environment: a ``.netrc`` or a proxy variable would make 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import socket
 import ssl
 import threading
@@ -127,45 +129,92 @@ class Bearer(AuthBase):
         return request
 
 
-class _Watch(threading.local):
-    """Ends an answer for which this thread has waited for too long.
+class _Answer:
+    """An answer that is waited for until ``ends_at_s``."""
+
+    __slots__ = ("ends_at_s", "sock", "was_cut")
+
+    def __init__(self, sock: socket.socket, ends_at_s: float) -> None:
+        self.sock = sock
+        self.ends_at_s = ends_at_s
+        self.was_cut = False
+
+
+class _Watchman:
+    """Ends answers for which somebody has waited for too long: one thread for all of them.
 
     A socket's timeout bounds the pause between two bytes: a server that sends one now and then would hold its
     caller for ever.
     """
 
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: set[_Answer] = set()
+        self._looks_at_s = math.inf
+        """When the thread looks next, unless it is told before."""
+        self._thread: threading.Thread | None = None
+
+    def add(self, answer: _Answer) -> None:
+        with self._changed:
+            self._waiting.add(answer)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="answers", daemon=True)
+                self._thread.start()
+            elif answer.ends_at_s < self._looks_at_s:
+                self._changed.notify()
+
+    def remove(self, answer: _Answer) -> None:
+        with self._changed:
+            self._waiting.discard(answer)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                now_s = time.monotonic()
+                for answer in [one for one in self._waiting if one.ends_at_s <= now_s]:
+                    self._waiting.discard(answer)
+                    answer.was_cut = True
+                    with suppress(OSError):  # it was closed before
+                        # Not that of an SSL socket, which is no business of another thread.
+                        socket.socket.shutdown(answer.sock, socket.SHUT_RDWR)
+                self._looks_at_s = min((one.ends_at_s for one in self._waiting), default=math.inf)
+                self._changed.wait(min(self._looks_at_s - now_s, threading.TIMEOUT_MAX))
+
+
+class _Watch(threading.local):
+    """The answer that this thread waits for."""
+
     ends_at_s: float | None = None
-    timer: threading.Timer | None = None
-    cut: threading.Event
+    answer: _Answer | None = None
 
     def start(self, sock: socket.socket) -> None:
         if self.ends_at_s is None:
             return
-        if self.timer:  # of an answer that led on to another address
-            self.timer.cancel()
-        self.cut = threading.Event()
-        left_s = max(0.0, self.ends_at_s - time.monotonic())
-        self.timer = threading.Timer(left_s, _cut, (sock, self.cut))
-        self.timer.daemon = True
-        self.timer.start()
+        if self.answer:  # it led on to another address
+            _watchman.remove(self.answer)
+        self.answer = _Answer(sock, self.ends_at_s)
+        _watchman.add(self.answer)
 
     def stop(self) -> bool:
         """Return whether the answer was cut off."""
-        timer, self.timer, self.ends_at_s = self.timer, None, None
-        if timer is None:
+        answer, self.answer, self.ends_at_s = self.answer, None, None
+        if answer is None:
             return False
-        timer.cancel()
-        return self.cut.is_set()
+        _watchman.remove(answer)
+        return answer.was_cut
 
 
 _watch = _Watch()
+_watchman = _Watchman()
 
 
-def _cut(sock: socket.socket, cut: threading.Event) -> None:
-    cut.set()
-    with suppress(OSError):  # it was closed before
-        # Not that of an SSL socket, which is no business of another thread.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+def _new_watchman() -> None:
+    """In a forked process the thread is gone, and its lock may be held for ever."""
+    global _watchman  # noqa: PLW0603
+    _watchman = _Watchman()
+
+
+os.register_at_fork(after_in_child=_new_watchman)
 
 
 @contextmanager

@@ -53,10 +53,14 @@ class Receiver(Protocol):
 class ReceiverError(ServiceError):
     """Root of what goes wrong with a receiver of messages."""
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """What happened, without what to do."""
         said = f"answered {self.status}" if self.status else "failed"
-        text = f"{self.server}: {self.asked} {said}" + (f": {self.detail.rstrip('.')}" if self.detail else "")
-        return f"{text}. {self.advice}"
+        return f"{self.server}: {self.asked} {said}" + (f": {self.detail.rstrip('.')}" if self.detail else "")
+
+    def __str__(self) -> str:
+        return f"{self.said}. {self.advice}"
 
 
 @dataclass(eq=False)

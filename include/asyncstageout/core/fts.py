@@ -447,7 +447,13 @@ def _check_job(submission: JobSubmission) -> None:
         seen.add(file.dest_url)
 
 
+# What nearly all look like; the rest is taken apart.
+_PLAIN_URL = re.compile(r"(?:davs|https|root)://[a-zA-Z0-9][a-zA-Z0-9.\-]*(?::[0-9]{1,5})?/[^/?#]")
+
+
 def _check_url(url: str, transfer_id: int) -> None:
+    if _PLAIN_URL.match(url) and len(url) <= MAX_URL_CHARS:
+        return
     parts = urlsplit(url)
     if parts.scheme in SCHEMES_REFUSED or not parts.hostname or parts.path in ("", "/"):
         raise NotSubmittable(f"{url[:200]!r} is not scheme://host/path of a remote file", transfer_id)

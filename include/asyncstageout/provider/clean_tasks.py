@@ -65,7 +65,7 @@ def delete(context: Context, shard: XCom) -> XCom:
                 limit=shard["limit"],
             )  # fmt: skip
 
-    return run_step(context, step).as_xcom()
+    return run_step(context, step, label="sites").as_xcom()
 
 
 def summarise(context: Context) -> XCom:

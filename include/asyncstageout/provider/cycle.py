@@ -14,6 +14,7 @@ from asyncstageout.catalogue.cycles import Cycle, open_cycle
 from asyncstageout.clients.errors import FTSError
 from asyncstageout.clients.http import Patience
 from asyncstageout.core.planning import Shard
+from asyncstageout.provider.assets import FILES, FTS_JOBS
 from asyncstageout.provider.fts_clients import HookClients
 from asyncstageout.provider.running import catalogue, cycle_params, is_backfill, run_step
 from asyncstageout.steps import reconcile
@@ -65,7 +66,9 @@ def group(context: Context) -> list[XCom]:
 
 
 def summarise(context: Context) -> XCom:
-    return run_step(context, lambda conn, _: summarise_step(conn, _cycle(conn, context))).as_xcom()
+    return run_step(
+        context, lambda conn, _: summarise_step(conn, _cycle(conn, context)), outlet=FTS_JOBS
+    ).as_xcom()
 
 
 def update_catalogue(context: Context) -> XCom:
@@ -75,7 +78,7 @@ def update_catalogue(context: Context) -> XCom:
         _last_look(conn)
         return update_catalogue_step(conn, now=datetime.now(UTC), step_run=step_run)
 
-    return run_step(context, step).as_xcom()
+    return run_step(context, step, outlet=FILES).as_xcom()
 
 
 def _last_look(conn: Connection) -> None:

@@ -35,29 +35,40 @@ WHICH_FILES = {
         items={"type": ["string", "integer"]},
         section="These files",
         description="Numbers or request ids, one a line.",
+        title="Files",
     ),
-    "task": _these("Files of one task (CRAB workflow name)."),
-    "username": _these("Files of one user (CERN account)."),
-    "source": _these("Files at one site, such as T2_IT_Bari.", pattern=SITE_NAME),
-    "destination": _these("Files for one site, such as T2_CH_CERN.", pattern=SITE_NAME),
-    "site": _these("Files from or to one site.", pattern=SITE_NAME),
+    "task": _these("Files of one task (CRAB workflow name).", title="Task"),
+    "username": _these("Files of one user (CERN account).", title="User"),
+    "source": _these("Files at one site, such as T2_IT_Bari.", pattern=SITE_NAME, title="Source"),
+    "destination": _these("Files for one site, such as T2_CH_CERN.", pattern=SITE_NAME, title="Destination"),
+    "site": _these("Files from or to one site.", pattern=SITE_NAME, title="Site"),
 }
 HOW_THEY_ENDED = {
     "category": _these(
-        "Why they failed.", "Ended like this", enum=[None, *(category.value for category in Category)]
+        "Why they failed.",
+        "Ended like this",
+        enum=[None, *(category.value for category in Category)],
+        title="Category",
     ),
-    "ended_from": _these("Ended at or after this time.", "Ended like this", format="date-time"),
-    "ended_to": _these("Ended before this time.", "Ended like this", format="date-time"),
+    "ended_from": _these(
+        "Ended at or after this time.", "Ended like this", format="date-time", title="Ended from"
+    ),
+    "ended_to": _these(
+        "Ended before this time.", "Ended like this", format="date-time", title="Ended before"
+    ),
 }
 WITH_CARE = {
-    "comment": Param("", type="string", maxLength=500, description="Why; for the history of each file."),
+    "comment": Param(
+        "", type="string", maxLength=500, description="Why; for the history of each file.", title="Comment"
+    ),
     "approve_above": Param(
         APPROVE_ABOVE,
         type="integer",
         minimum=0,
         description="Ask a person before more files than these are touched.",
+        title="Ask a person above",
     ),
-    "dry_run": Param(True, type="boolean", description="Only say what would happen."),
+    "dry_run": Param(True, type="boolean", description="Only say what would happen.", title="Dry run"),
 }
 
 

@@ -60,7 +60,7 @@ def collect(context: Context, name: str) -> dict[str, Any]:
             dry_run=dry_run,
         )
 
-    return run_step(context, step).as_xcom()
+    return run_step(context, step, label="source").as_xcom()
 
 
 def summarise(context: Context, names: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from psycopg import Connection
 from asyncstageout.catalogue.sensing import largest_accepted
 from asyncstageout.provider.fts_clients import HookClients
 from asyncstageout.provider.hooks import FTSHook
-from asyncstageout.provider.links import FTSMonitorLink
+from asyncstageout.provider.links import FTSJobLink, FTSMonitorLink
 from asyncstageout.provider.running import CATALOGUE_CONN_ID, run_step
 from asyncstageout.steps.recording import Summary
 from asyncstageout.steps.submit import THREADS, submit
@@ -31,7 +31,7 @@ class SubmitFTSJobsOperator(BaseOperator):
     """
 
     template_fields = ("shard",)
-    operator_extra_links = (FTSMonitorLink(),)
+    operator_extra_links = (FTSJobLink(), FTSMonitorLink())
     ui_color = "#d6eaf0"
 
     def __init__(
@@ -47,6 +47,7 @@ class SubmitFTSJobsOperator(BaseOperator):
         self.catalogue_conn_id = catalogue_conn_id
         self.threads = threads
         self.fts_monitor_url: str | None = None
+        self.fts_job_id: str | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
         context["shard_label"] = self.shard["label"]
@@ -66,9 +67,10 @@ class SubmitFTSJobsOperator(BaseOperator):
             largest = largest_accepted(conn, self.shard["cycle_id"], self.shard["shard"])
             return summary
 
-        summary = run_step(context, step, self.catalogue_conn_id)
+        summary = run_step(context, step, self.catalogue_conn_id, label="shard_label")
         if largest is not None:
             server, job_id = largest
+            self.fts_job_id = str(job_id)
             self.fts_monitor_url = FTSHook(server).monitor_url(job_id)
         return summary.as_xcom()
 

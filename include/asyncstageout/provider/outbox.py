@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import requests
 from psycopg import Connection
 
 from asyncstageout.catalogue.fts_servers import installation_id
@@ -64,7 +65,7 @@ def deliver(context: Context, subscription: str) -> dict[str, Any]:
     def body(conn: Connection, step_run: int) -> Summary:
         return step.deliver(conn, subscription, partial(receiver_of, conn), step_run=step_run)
 
-    return run_step(context, body).as_xcom()
+    return run_step(context, body, label="subscriber").as_xcom()
 
 
 def receiver_of(conn: Connection, view: SubscriptionView) -> Receiver:
@@ -92,21 +93,32 @@ def _said(wanted: AnySubscription, error: Exception) -> str:
 
 
 def _webhook(wanted: WebhookSubscription, installation: str) -> Webhook:
-    """Password and ``old_secret`` of the connection are secrets; ``path`` is that of the URL."""
-    conn = connection(wanted.conn_id)
-    path = str(conn.extra_dejson.get("path") or "/").removeprefix("/")
-    secrets = [conn.password, conn.extra_dejson.get("old_secret")]
-    keys = [read_secret(secret) for secret in secrets if secret]
-    if not keys:
-        raise BadSecret("it has no password; put the secret there, such as `aso subscriptions secret` makes")
+    url, session, keys = signed_access(wanted.conn_id)
     return Webhook(
-        f"{address_of(conn)}/{path}",
-        session_of(conn),
+        url,
+        session,
         keys,
         batch=wanted.settings.batch,
         installation=installation,
         subscription=wanted.name,
     )
+
+
+def signed_access(conn_id: str) -> tuple[str, requests.Session, list[bytes]]:
+    """Return URL, session and keys of a webhook.
+
+    Password and ``old_secret`` of the connection are secrets; ``path`` is that of the URL.
+
+    :raises ConnectionUnusable: there is no such connection, or it cannot be used.
+    :raises BadSecret: its secret is none.
+    """
+    conn = connection(conn_id)
+    path = str(conn.extra_dejson.get("path") or "/").removeprefix("/")
+    secrets = [conn.password, conn.extra_dejson.get("old_secret")]
+    keys = [read_secret(secret) for secret in secrets if secret]
+    if not keys:
+        raise BadSecret("it has no password; put the secret there, such as `aso subscriptions secret` makes")
+    return f"{address_of(conn)}/{path}", session_of(conn), keys
 
 
 def _crab(wanted: CRABSubscription) -> CRABReports:

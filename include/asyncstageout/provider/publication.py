@@ -16,6 +16,7 @@ from psycopg import Connection
 from asyncstageout.clients.dbs import DBSClient, DBSReader
 from asyncstageout.clients.dbs_errors import DBSError
 from asyncstageout.core.blocks import PublicationSettings
+from asyncstageout.provider.assets import BLOCKS
 from asyncstageout.provider.crab_tasks import end_crab_tasks
 from asyncstageout.provider.dbs import DBSHook
 from asyncstageout.provider.running import run_step
@@ -123,7 +124,7 @@ def publish(context: Context, shard: Mapping[str, Any]) -> XCom:
         with HookInstances() as dbs:
             return publish_step(conn, dbs, shard["blocks"], step_run=step_run)
 
-    return run_step(context, step).as_xcom()
+    return run_step(context, step, label="shard_label").as_xcom()
 
 
 def summarise(context: Context) -> XCom:
@@ -133,5 +134,5 @@ def summarise(context: Context) -> XCom:
     """
     ti = context["ti"]
     return run_step(
-        context, lambda conn, _: summarise_step(conn, dag_id=ti.dag_id, run_id=ti.run_id)
+        context, lambda conn, _: summarise_step(conn, dag_id=ti.dag_id, run_id=ti.run_id), outlet=BLOCKS
     ).as_xcom()

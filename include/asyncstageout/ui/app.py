@@ -18,7 +18,20 @@ from asyncstageout.api.callers import APIHouse, Asker
 from asyncstageout.api.gate import Gate
 from asyncstageout.api.problems import Problem, tell
 from asyncstageout.core.callers import Caller
-from asyncstageout.ui import causes, files, finding, links, overview, sites, tasks, users
+from asyncstageout.ui import (
+    alerts,
+    audit,
+    causes,
+    files,
+    finding,
+    jobs,
+    links,
+    overview,
+    runs,
+    sites,
+    tasks,
+    users,
+)
 from asyncstageout.ui.assets import ASSETS
 from asyncstageout.ui.page import Page
 from asyncstageout.ui.rendering import rendered
@@ -48,7 +61,7 @@ def create_pages(house: APIHouse) -> FastAPI:
     app.state.house = house
     app.add_middleware(Gate, house=house, respond=error_page)
     tell(app, error_page)
-    for module in (overview, links, sites, users, tasks, files, causes, finding):
+    for module in (overview, alerts, links, sites, users, tasks, files, causes, finding, jobs, runs, audit):
         app.include_router(module.router)
     app.add_api_route("/assets/{name}", asset, methods=["GET"])
     return app

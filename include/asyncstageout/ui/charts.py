@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from asyncstageout.catalogue.statistics import Period
+from asyncstageout.core.scales import nice
 from asyncstageout.ui import words
 
 HEIGHT = 160
@@ -22,7 +23,6 @@ HEIGHT = 160
 LABELS = 6
 """Times written below a chart, at most."""
 _DAY = timedelta(days=1)
-_NICE = (1, 2, 2.5, 5, 10)
 _NICE_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
 
 Say = Callable[[Any], str | Markup]
@@ -169,18 +169,6 @@ class Chart:
 
     def _y(self, value: float) -> float:
         return round(HEIGHT - value / (self.top or 1) * HEIGHT, 1)
-
-
-def nice(largest: float) -> float:
-    """Return a round number that is not less.
-
-    >>> nice(0), nice(17), nice(1200), nice(96_000_000)
-    (1.0, 20.0, 2000.0, 100000000.0)
-    """
-    if largest <= 1:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(largest))
-    return next(step * power for step in _NICE if step * power >= largest)
 
 
 def _whole(value: float) -> float | int:

@@ -60,7 +60,7 @@ COLUMNS = (
     Column("in_flight_bytes", "In flight, size", Shown.BYTES),
 )
 _JOBS = (
-    Column("job_id", "FTS job", Shown.CODE),
+    Column("job_id", "FTS job", Shown.CODE, place=lambda row: places.job(row["sid"])),
     Column("state", "State"),
     Column("fts_state", "At FTS"),
     Column("fts_server", "Server"),

@@ -17,9 +17,13 @@ class Entry(NamedTuple):
 
 PAGES = (
     Entry("Overview", places.OVERVIEW),
+    Entry("Alerts", places.ALERTS, is_for_operators=True),
     Entry("Links", places.LINKS, is_for_operators=True),
     Entry("Sites", places.SITES, is_for_operators=True),
     Entry("Users", places.USERS, is_for_operators=True),
     Entry("Tasks", places.TASKS),
     Entry("Failures", places.FAILURES),
+    Entry("FTS jobs", places.JOBS, is_for_operators=True),
+    Entry("Cycles", places.CYCLES, is_for_operators=True),
+    Entry("Audit", places.AUDIT, is_for_operators=True),
 )

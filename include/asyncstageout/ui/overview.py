@@ -11,9 +11,12 @@ from psycopg import Connection
 
 from asyncstageout.api.callers import Catalogue
 from asyncstageout.api.scopes import visible_to
-from asyncstageout.catalogue.attention import About, attention
+from asyncstageout.catalogue.alert_settings import rules_in_force, silences_in_force
+from asyncstageout.catalogue.alerts import known_alerts
+from asyncstageout.catalogue.attention import attention
 from asyncstageout.catalogue.queues import own_files, queues
 from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
+from asyncstageout.core.alerts import About, Attention, Silence, grouped, silence_of
 from asyncstageout.core.delays import Delay
 from asyncstageout.ui import failures, places
 from asyncstageout.ui.charts import Chart, columns, delay_lines
@@ -57,12 +60,20 @@ def overview(page: Looking, conn: Catalogue) -> Response:
     if usernames is None:
         return page.show(
             "overview.html", title="Overview", tables=[_busiest(page, conn), category], found=found,
-            charts=charts, queues=queues(conn), own=None, needs=attention(conn, page.now), place_of=place_of,
+            charts=charts, queues=queues(conn), own=None, needs=needs(page, conn), place_of=place_of,
         )  # fmt: skip
     return page.show(
         "overview.html", title="Your files", tables=[_tasks(page, conn, usernames), category], found=found,
         charts=charts, queues=None, own=own_files(conn, usernames), needs=(), place_of=place_of,
     )  # fmt: skip
+
+
+def needs(page: Page, conn: Connection) -> list[tuple[Attention, Silence | None]]:
+    """Return what needs a person, each with the silence of its alert."""
+    rules, silences = rules_in_force(conn), silences_in_force(conn)
+    groups = grouped(attention(conn, page.now, rules), rules, known_alerts(conn))
+    found = sorted(groups.values(), key=lambda one: (-one.severity, one.since or page.now))
+    return [(one, silence_of(one.key, silences)) for one in found]
 
 
 def throughput(
@@ -88,17 +99,20 @@ def place_of(page: Page, about: About) -> str | None:
     """Return the address where to look, or None if the pages do not show it."""
     match about.kind:
         case "link":
-            return page.url(places.link(*about.names))
+            place = places.link(*about.names)
         case "site":
-            return page.url(places.site(*about.names))
+            place = places.site(*about.names)
         case "jobs":
-            return page.url(places.path("links", show="in_flight"))
+            place = places.path("jobs", show="doubt")
+        case "server":
+            place = places.path("jobs", server=about.names[0])
         case "sites":
-            return page.url(places.SITES)
-        case "step":
-            dag_id, run_id, task_id, map_index = about.names
-            return page.airflow(places.log(dag_id, run_id, task_id, map_index))
-    return None
+            place = places.SITES
+        case "step" | "run":
+            place = places.run(*about.names[:2])
+        case _:
+            return None
+    return page.url(place)
 
 
 def _busiest(page: Page, conn: Connection) -> Any:

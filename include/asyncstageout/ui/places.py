@@ -9,6 +9,8 @@ from urllib.parse import quote, urlencode
 
 OVERVIEW, LINKS, SITES = "/", "/links", "/sites"
 USERS, TASKS, FAILURES, SEARCH = "/users", "/tasks", "/failures", "/search"
+JOBS, CYCLES, STEPS, AUDIT = "/jobs", "/cycles", "/steps", "/audit"
+ALERTS = "/alerts"
 
 
 def path(*parts: object, **query: object) -> str:
@@ -55,9 +57,26 @@ def cycle(cycle_id: int) -> str:
     return path("cycles", cycle_id)
 
 
+def run(dag_id: str, run_id: str) -> str:
+    return path("runs", dag_id, run_id)
+
+
 def log(
     dag_id: str, run_id: str, task_id: str, map_index: int | str = -1, try_number: int | None = None
 ) -> str:
     """Return where Airflow shows the log of a task: a path below Airflow's own root."""
     mapped = ("mapped", map_index) if int(map_index) >= 0 else ()
     return path("dags", dag_id, "runs", run_id, "tasks", task_id, *mapped, try_number=try_number)
+
+
+def airflow_run(dag_id: str, run_id: str) -> str:
+    """Return where Airflow shows a run: a path below Airflow's own root."""
+    return path("dags", dag_id, "runs", run_id)
+
+
+def alert(number: int) -> str:
+    return path("alerts", number)
+
+
+def runbook(name: str) -> str:
+    return path("runbooks", name)

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from asyncstageout.core.alert_rules import runbook
 from asyncstageout.ui import places
 from asyncstageout.ui.assets import ASSETS
 from asyncstageout.ui.navigation import PAGES
@@ -34,7 +35,7 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters |= FILTERS
 _TEMPLATES.globals |= {
     "places": places, "assets": ASSETS, "pages": PAGES, "Shown": Shown,
-    "span_choices": [(name, name) for name in SPANS],
+    "runbook_of": runbook, "span_choices": [(name, name) for name in SPANS],
 }  # fmt: skip
 
 

@@ -35,6 +35,8 @@ class Shown(StrEnum):
     MOMENT = "moment"
     """To the second, where several things happen in a minute."""
     STATE = "state"
+    LINES = "lines"
+    """A list of texts, each on a line of its own."""
     CONDITIONS = "conditions"
     """A list of :class:`asyncstageout.ui.conditions.Condition`; empty: all is well."""
 

@@ -348,7 +348,9 @@ def _write(
     _copy(conn, "transfer", LIVE_COLUMNS, (_row(file, ids) for file in files if file.id not in past))
     _copy(conn, "transfer_history", LIVE_COLUMNS, (_row(file, ids) for file in done))
     conn.execute("SELECT setval(pg_get_serial_sequence('transfer', 'id'), %s)", (len(files) + 1,))
-    cycles = dict(conn.execute(f"SELECT extract(epoch FROM created_at)::bigint / {CYCLE_S}, id FROM cycle"))
+    cycles = dict(
+        conn.execute(f"SELECT floor(extract(epoch FROM created_at) / {CYCLE_S})::bigint, id FROM cycle")
+    )
     versions = {site: version for site, (version, _) in current_storages(conn).items()}
     _copy(
         conn, "fts_job",

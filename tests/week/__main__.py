@@ -1,6 +1,6 @@
 """``make week``: a week of the service's life on a fast clock, and whether everything came to its right end.
 
-    python -m week [--files 50000] [--seed 1] [--tick-min 60]
+    python -m week [--files 50000] [--seed 1] [--tick-min 60] [--deaths 32] [--keep-failed-h 168]
 
 Exit code 1 if anything is not as it should be; the first violations are shown.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -46,7 +48,9 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def live(files: int, seed: int, tick: timedelta) -> list[Finding]:
+def live(
+    files: int, seed: int, tick: timedelta, *, deaths: int | None = None, policy: Mapping[str, Any] = POLICY
+) -> list[Finding]:
     """Live through a week, say what happened, and return what was found at its end."""
     cost = Cost()
     outputs = week(files, seed)[::-1]
@@ -55,9 +59,9 @@ def live(files: int, seed: int, tick: timedelta) -> list[Finding]:
         week_clock(around.hands, around.catalogue, START) as clock,
     ):
         house = House(around)
-        _configure(house)
+        _configure(house, policy)
         world = World(around, clock, house, outputs, Random(seed))
-        run = Run(around, clock, house, world, tick)
+        run = Run(around, clock, house, world, tick, deaths)
         _watch(run, cost)
         findings = examine(Scene(house.conn, around.folder, world.truth, START, clock.now))
         for line in report.table(house.conn):
@@ -75,10 +79,10 @@ def live(files: int, seed: int, tick: timedelta) -> list[Finding]:
     return findings
 
 
-def _configure(house: House) -> None:
+def _configure(house: House, policy: Mapping[str, Any]) -> None:
     ensure_partitions(house.conn, START.date())
     put_sites(house.conn, {site: site_pfn(site, "") for site in sites()}, "week")
-    put_policy(house.conn, None, None, POLICY, "week")
+    put_policy(house.conn, None, None, policy, "week")
     put_subscription(
         house.conn,
         read_subscription({"name": HOOK, "kind": "webhook", "conn_id": HOOK, "settings": {"batch": 1000}}),
@@ -113,9 +117,15 @@ def main() -> int:
     parser.add_argument(
         "--tick-min", type=int, default=60, help="minutes of the week between two runs of a DAG"
     )
+    parser.add_argument("--deaths", type=int, help="of workers between two effects; all of them if left out")
+    parser.add_argument(
+        "--keep-failed-h", type=int, help="keep copies of failed files so long, not for 7 days"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    findings = live(args.files, args.seed, timedelta(minutes=args.tick_min))
+    kept = {} if args.keep_failed_h is None else {"clean_failed_after_h": args.keep_failed_h}
+    tick = timedelta(minutes=args.tick_min)
+    findings = live(args.files, args.seed, tick, deaths=args.deaths, policy=POLICY | kept)
     return 1 if any(one.violations for one in findings) else 0
 
 

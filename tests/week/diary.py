@@ -79,12 +79,24 @@ RISKY = {
 FIRST_DEATH_H, HOURS_BETWEEN_DEATHS = 9.0, 4.5
 
 
-def deaths() -> Mapping[str, list[tuple[float, str]]]:
-    """Return at which hours, and points, whoever does something is killed; each point once in the week."""
+def points() -> list[str]:
+    """Return the points between two effects that somebody comes by in the week."""
+    firsts = {first for group in RISKY.values() for first in group}
+    return [point for point in POINTS if point.partition(".")[0] in firsts]
+
+
+def deaths(count: int | None = None) -> Mapping[str, list[tuple[float, str]]]:
+    """Return at which hours, and points, whoever does something is killed.
+
+    Args:
+        count: at so many points, evenly spread over all; None: once at each.
+    """
     names = {first: name for name, firsts in RISKY.items() for first in firsts}
-    points = [point for point in POINTS if point.partition(".")[0] in names]
+    every = points()
+    many = len(every) if count is None else min(count, len(every))
     planned: dict[str, list[tuple[float, str]]] = {name: [] for name in RISKY}
-    for number, point in enumerate(points):
-        hour = FIRST_DEATH_H + number * HOURS_BETWEEN_DEATHS
-        planned[names[point.partition(".")[0]]].append((hour, point))
+    for number in range(many):
+        place = number * len(every) // many
+        hour = FIRST_DEATH_H + place * HOURS_BETWEEN_DEATHS
+        planned[names[every[place].partition(".")[0]]].append((hour, every[place]))
     return planned

@@ -38,6 +38,8 @@ class Run:
     house: House
     world: World
     tick: timedelta
+    to_die: int | None = None
+    """Workers that are killed; None: one at each point."""
     deaths: Counter[str] = field(default_factory=Counter)
     """By the point at which a worker died."""
     _at: datetime = START
@@ -51,7 +53,7 @@ class Run:
         )
         self._planned = {
             name: [(START + hour * HOUR, point) for hour, point in planned]
-            for name, planned in deaths().items()
+            for name, planned in deaths(self.to_die).items()
         }
 
     @property

@@ -30,7 +30,7 @@ from week.servers import FTS_FAULTS, SITES
 
 TESTS = Path(__file__).parents[1]
 DEADLINE_S = 300.0
-LOOK_PAUSE_S = 0.02
+LOOK_PAUSE_S = 0.1
 
 
 class Stuck(AssertionError):

@@ -1,6 +1,6 @@
 """Backfills with the real scheduler, by the commands that docs/how-to/backfill.md gives.
 
-The tests are run by test_demo.py, on its platform.
+They are called by test_demo.py, on its platform.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-import pytest
 from psycopg import Connection
 
 from asyncstageout.catalogue.claims import write_jobs
@@ -30,14 +30,6 @@ from asyncstageout.core.selections import Selection
 from asyncstageout.core.states import TransferState
 from end_to_end.platform import Platform, until
 from fixtures.catalogue import file_names, key_of, new_cycle
-
-__all__ = [
-    "offered",
-    "past",
-    "test_a_backfill_of_intake_reads_each_interval_again_and_adds_nothing_twice",
-    "test_a_backfill_of_statistics_gives_the_same_numbers",
-    "test_a_backfill_of_transfer_drives_what_is_not_done",
-]
 
 S = TransferState
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
@@ -70,8 +62,7 @@ class Past:
     ids: dict[str, int] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module")
-def past(platform: Platform) -> Past:
+def make_past(platform: Platform) -> Past:
     with platform.connect() as conn:
         row = conn.execute("SELECT source, destination FROM transfer ORDER BY id LIMIT 1").fetchone()
         assert row is not None
@@ -190,7 +181,7 @@ def until_taken(conn: Connection, past: Past, *, times: int) -> None:
     until(lambda: taken(conn, past) == wanted or None, within_s=120, what=f"{wanted} taken")
 
 
-def test_a_backfill_of_transfer_drives_what_is_not_done(platform: Platform, past: Past) -> None:
+def of_transfer(platform: Platform, past: Past) -> None:
     """NEW, RETRY and FAILED of the window go again; others do not."""
     runs = by_command(platform, "stageout_transfer", START, START + MINUTE)
     assert runs == {"success": 2}
@@ -217,7 +208,7 @@ def test_a_backfill_of_transfer_drives_what_is_not_done(platform: Platform, past
     ]
 
 
-@pytest.fixture
+@contextmanager
 def offered(platform: Platform, past: Past) -> Iterator[None]:
     """A table of another service, with requests of then, that nobody has read yet."""
     with platform.connect() as conn:
@@ -232,15 +223,16 @@ def offered(platform: Platform, past: Past) -> Iterator[None]:
                 "INSERT INTO outbound VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)", (at, *row.values())
             )
     platform.api("POST", "/variables", {"key": "stageout_sources", "value": json.dumps([SOURCE])})
-    yield
-    platform.api("DELETE", "/variables/stageout_sources")
-    with platform.connect() as conn:
-        conn.execute("DROP TABLE outbound")
+    try:
+        yield
+    finally:
+        platform.api("DELETE", "/variables/stageout_sources")
+        with platform.connect() as conn:
+            conn.execute("DROP TABLE outbound")
 
 
-def test_a_backfill_of_intake_reads_each_interval_again_and_adds_nothing_twice(
-    platform: Platform, offered: None
-) -> None:
+def of_intake(platform: Platform) -> None:
+    """Each interval is read again, and nothing added twice."""
     assert by_command(platform, "stageout_intake", START, START + INTERVAL) == {"success": 2}
     with platform.connect() as conn:
         assert collected(conn) == [{"created": 1, "existed": 0}] * 2
@@ -261,7 +253,9 @@ def collected(conn: Connection) -> list[dict[str, int]]:
     return [{name: counts[name] for name in ("created", "existed")} for (counts,) in rows]
 
 
-def test_a_backfill_of_statistics_gives_the_same_numbers(platform: Platform, past: Past) -> None:
+def of_statistics(platform: Platform) -> None:
+    """The same numbers again."""
+
     def rows(conn: Connection) -> list[Any]:
         return conn.execute(
             f"SELECT kind, subject, other, {', '.join(COLUMNS)} FROM statistic_hour WHERE at = %s ORDER BY 1, 2, 3",

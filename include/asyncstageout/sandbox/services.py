@@ -16,6 +16,9 @@ from asyncstageout.sandbox.service import ReadyCheck, Service, airflow_command, 
 from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
 
 DATABASES = ("airflow", "stageout")
+NO_BYTES = "ASO_SANDBOX_NO_BYTES"
+"""Set in the environment: transfers take so many seconds and move nothing, for loads that no disk would hold."""
+MANY = 1_000_000
 AIRFLOW_NEEDS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow-migrate",),
     # They import Airflow for seconds of CPU each: on several cores, at the same time as the api-server.
@@ -103,7 +106,8 @@ def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) ->
                 command=module("asyncstageout.sandbox.fts", "--port", port, "--monitor-port", monitor_port)
                 + certificate
                 + words("--ca", tls.ca, "--state", state, "--vo", airflow_env.VO, "--require-delegation")
-                + words("--connect-to", f"{LOOPBACK}:{ports.sites}"),
+                + words("--connect-to", f"{LOOPBACK}:{ports.sites}")
+                + _pace(os.environ),
                 environment=environment,
                 # Without a certificate FTS answers an error; that it answers is enough.
                 is_ready=answers(port, "/", trust, any_status=True),
@@ -125,6 +129,13 @@ def _sandbox(layout: Layout, tls: SandboxTLS, environment: Mapping[str, str]) ->
             port=ports.dbs,
         ),
     ]
+
+
+def _pace(environment: Mapping[str, str]) -> tuple[str, ...]:
+    seconds = environment.get(NO_BYTES)
+    if not seconds:
+        return ()
+    return words("--no-bytes", "--seconds", seconds, "--link-limit", MANY, "--workers", MANY)
 
 
 def _migrations(environment: Mapping[str, str]) -> list[Service]:

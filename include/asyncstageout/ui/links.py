@@ -93,7 +93,8 @@ def links(
     found = queues(conn)
     rows = [row for row in link_rows(page, conn, found) if _is_meant(row, q, only)]
     table = page.table(
-        "links", f"Links, {page.span.words}", COLUMNS, rows, sort=f"-{page.measure('done')}",
+        "links", f"Links, {page.span.words}", COLUMNS, rows,
+        sort="oldest_due_at" if only == "waiting" else f"-{page.measure('done')}",
         empty="No link fits. Take another time, or another choice.",
     )  # fmt: skip
     return page.show(

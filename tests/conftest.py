@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -26,6 +27,12 @@ from asyncstageout.sandbox.postgres import EmbeddedPostgres, create_database, dr
 pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.publication", "fixtures.cleaning"]
 
 _numbers = count(1)
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests, and Airflow, are here to stay: no collection has to look through them again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

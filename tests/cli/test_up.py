@@ -139,18 +139,3 @@ def test_wiping_spares_what_is_not_ours(home: Layout) -> None:
     (home.logs / "fts.log").write_text("x")
     up.down(wipe=True)
     assert [path.name for path in home.home.iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.end_to_end
-@pytest.mark.timeout(600)
-def test_up_and_down_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ASO_HOME", str(tmp_path / "home"))
-    layout = Layout.load()
-    try:
-        up.up(wait=True)
-        seen = up.current_status(layout)
-        assert seen is not None
-        assert seen.is_healthy
-    finally:
-        up.down(wipe=True)
-    assert not layout.home.exists()

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psycopg
 import requests
 from psycopg import Connection
 
@@ -43,6 +42,8 @@ from asyncstageout.steps.submit import submit
 from asyncstageout.steps.summarise import summarise
 from asyncstageout.steps.update_catalogue import update_catalogue
 from load.bodies import SITES
+from load.history import fill
+from load.queue import MEMORY, seed
 from load.server import LoadedCatalogue, loaded_catalogue
 
 T = TypeVar("T")
@@ -231,27 +232,51 @@ def settle(conn: Connection, client: FTS3Client, meter: Meter, files: int) -> No
         done += summary.counts.get("done", 0)
 
 
-def measure(files: int, links: int, limit: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="aso-bench-") as folder, loaded_catalogue() as catalogue:
+# What waits already is like what arrives: the same users on the same links.
+_WAITING = """
+INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,
+    size_bytes, adler32, priority, due_at, created_at)
+SELECT encode(sha224(('seed' || n)::bytea), 'hex'), n / %(per_task)s + 1, u.name, u.name,
+    (%(sites)s::text[])[1 + link %% 30], (%(sites)s::text[])[31 + (link / 30 + task) %% 30],
+    '/store/temp/user/' || u.name || '.0123456789abcdef0123456789abcdef01234567/' || u.tail,
+    '/store/user/' || u.name || '/' || u.tail, 1000000000 + n, '0a1b2c3d', 3,
+    now() - make_interval(secs => (%(files)s - n) / 100.0), now() - make_interval(secs => (%(files)s - n) / 100.0)
+FROM generate_series(0, %(files)s - 1) n,
+    LATERAL (SELECT n / 20 %% {links} AS link, n / 2000 %% {tasks} AS task) l,
+    LATERAL (SELECT 'user' || task AS name, 'mc/bench/QCD_Pt-15to7000_13TeV/261121_101112/0000/out_' || n || '.root' AS tail) u
+"""
+
+
+def measure(files: int, links: int, limit: int, *, pending: int = 0, past: int = 0) -> dict[str, Any]:
+    """Let files arrive and be driven to DONE, beside ``pending`` others that wait and a history of ``past`` ones."""
+    with (
+        tempfile.TemporaryDirectory(prefix="aso-bench-") as folder,
+        loaded_catalogue(settings=MEMORY if pending or past else None) as catalogue,
+    ):
         meter = Meter(catalogue)
         with instant_fts(Path(folder)) as client, connect(catalogue.url) as conn:
+            fill(conn, past)
+            if pending:
+                seed(conn, pending, _WAITING.format(links=links, tasks=max(files // 2_000, 1)))
+            conn.execute("CHECKPOINT")
             add_server(conn, SERVER, by="bench")
             remove_server(conn, "fts3_default", by="bench")
             clients, wal = OneServer(client), _wal_position(conn)
             _arrivals(conn, meter, files, links)
             waiting, number = files, 0
-            while waiting:
-                accepted = cycle(conn, clients, meter, number, limit)
+            while waiting > 0:
+                accepted = cycle(conn, clients, meter, number, min(limit, waiting))
                 settle(conn, client, meter, accepted)
                 waiting, number = waiting - accepted, number + 1
-            jobs = conn.execute("SELECT count(*) FROM fts_job").fetchone()
+            jobs = conn.execute(
+                "SELECT count(*) FROM fts_job WHERE cycle_id IN (SELECT id FROM cycle WHERE run_id LIKE 'bench%')"
+            ).fetchone()
+            result = _result(meter, files, links, limit, jobs[0] if jobs else 0)
+            if pending or past:
+                return result | {"pending": pending, "past": past}
             disk = _disk(conn, wal, files)
             later = _to_history(conn, catalogue)
-        meter("background", lambda: _checkpoint(catalogue.url))
-    return _result(meter, files, links, limit, jobs[0] if jobs else 0) | {
-        "bytes_per_file": disk,
-        "a_day_later": {"move_finished": later.per_1000(files)},
-    }
+    return result | {"bytes_per_file": disk, "a_day_later": {"move_finished": later.per_1000(files)}}
 
 
 def _arrivals(conn: Connection, meter: Meter, files: int, links: int) -> None:
@@ -290,11 +315,6 @@ def _to_history(conn: Connection, catalogue: LoadedCatalogue) -> Cost:
     return meter.costs["move_finished"]
 
 
-def _checkpoint(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("SELECT 1")
-
-
 def _result(meter: Meter, files: int, links: int, limit: int, jobs: int) -> dict[str, Any]:
     steps = {step: cost.per_1000(files) for step, cost in meter.costs.items()}
     python, postgres = (sum(cost[who] for cost in steps.values()) for who in ("python", "postgres"))
@@ -319,9 +339,12 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--links", type=int, default=300)
     parser.add_argument("--limit", type=int, default=20_000, help="files that a cycle takes at most")
+    parser.add_argument("--pending", type=int, default=0, help="files that wait already")
+    parser.add_argument("--past", type=int, default=0, help="files of the history")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    sys.stdout.write(json.dumps(measure(args.files, args.links, args.limit)) + "\n")
+    found = measure(args.files, args.links, args.limit, pending=args.pending, past=args.past)
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

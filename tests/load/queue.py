@@ -87,8 +87,8 @@ COUNTS = {
 }
 
 
-def seed(conn: Connection, files: int) -> None:
-    """Fill the queue; indexes are made afterwards, which is many times quicker."""
+def seed(conn: Connection, files: int, statement: str = _SEED) -> None:
+    """Fill the queue, with this statement; indexes are made afterwards, which is many times quicker."""
     conn.execute(
         "INSERT INTO task (name, username) SELECT 'seed_' || n, 'user' || (n - 1) %% %s"
         " FROM generate_series(1, %s) n",
@@ -100,7 +100,7 @@ def seed(conn: Connection, files: int) -> None:
     ).fetchall()
     for name, _ in indexes:
         conn.execute(f"DROP INDEX {name}")
-    conn.execute(_SEED, {"files": files, "sites": SITES, "per_task": FILES_PER_TASK, "users": USERS})
+    conn.execute(statement, {"files": files, "sites": SITES, "per_task": FILES_PER_TASK, "users": USERS})
     conn.execute("SET maintenance_work_mem = '1GB'")
     for _, definition in indexes:
         conn.execute(definition)

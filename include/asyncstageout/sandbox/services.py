@@ -17,7 +17,7 @@ from asyncstageout.sandbox.tls import SandboxTLS, sandbox_tls
 
 DATABASES = ("airflow", "stageout")
 NO_BYTES = "ASO_SANDBOX_NO_BYTES"
-"""Set in the environment: transfers take so many seconds and move nothing, for loads that no disk would hold."""
+"""Set in the environment: transfers take so many seconds and move nothing, for loads that no disk holds."""
 MANY = 1_000_000
 AIRFLOW_NEEDS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow-migrate",),

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import Connection
 
 from asyncstageout.catalogue.step_runs import Actor, end_step, start_step
+from asyncstageout.steps import collector
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ def recorded(conn: Connection, actor: Actor, step: Callable[[int], Summary]) -> 
     """
     step_run = start_step(conn, actor)
     try:
-        summary = step(step_run)
+        with collector.waits():
+            summary = step(step_run)
     except BaseException as error:
         # A kill too: whoever reads the record must not take the step for one that still runs.
         if not conn.closed:

@@ -44,6 +44,7 @@ from asyncstageout.core.polling import (
     work,
 )
 from asyncstageout.core.states import FTS_JOB_FINAL
+from asyncstageout.steps import collector
 from asyncstageout.steps.asking import Answers, ask_about, in_threads
 from asyncstageout.steps.crashpoints import reached
 from asyncstageout.steps.door import FTSClients
@@ -70,6 +71,7 @@ class Round:
     """Jobs that FTS does not know and that do not count as lost yet."""
 
 
+@collector.waits()
 def sense_once(
     conn: Connection,
     client: FTS3Client,

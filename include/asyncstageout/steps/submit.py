@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 THREADS = 4
 """POSTs under way at once; one FTS host serves 30 requests at a time, to everybody."""
+HANDFUL_S = 0.25
+"""So long an answer may wait for others; whoever is killed meanwhile leaves jobs that are POSTed again."""
 UNEXPLAINED_WAIT_S = 300.0
 WAITS_S: dict[type[Problem], float] = {
     StorageBanned: 300.0,
@@ -180,11 +182,11 @@ class _Submission:
         return _in_turn([job for job in jobs if not self.stops.stopped(_way(job))])
 
     def post(self, jobs: Sequence[JobToSubmit], threads: int) -> Iterator[list[_Answer]]:
-        """Yield answers in handfuls as they come."""
+        """Yield answers in handfuls as they come, so that many are written down by one commit."""
         with ThreadPoolExecutor(threads, thread_name_prefix="submit") as pool:
             running = {pool.submit(self._post, job) for job in jobs}
             while running:
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                ended, running = wait(running, timeout=HANDFUL_S)
                 yield [future.result() for future in ended]
 
     def search_in(self, jobs: Sequence[JobToSubmit]) -> None:

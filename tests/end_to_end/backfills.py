@@ -34,7 +34,7 @@ from fixtures.catalogue import file_names, key_of, new_cycle
 S = TransferState
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
 START = HOUR + timedelta(minutes=10)
-"""Files of the window arrived at 10 and at 11 past."""
+"""Of the first run. A run of a minute takes what arrived in the minute before it, so files arrived at 9 and 10 past."""
 MINUTE, INTERVAL = timedelta(minutes=1), timedelta(minutes=5)
 STALLED = classify("TRANSFER [110] probably stalled")
 QUOTA = classify("TRANSFER [5] HTTP 507 : Insufficient Storage")
@@ -104,7 +104,7 @@ def _live_through(conn: Connection, made: Past) -> None:
     apply_moves(conn, [Move(made.ids["killed"], job.sid, S.KILLED)], step)
     conn.execute("UPDATE transfer SET due_at = %s WHERE id = %s", (later, made.ids["new"]))
     for place, name in enumerate(WANTED):
-        at = START + (place % 2) * MINUTE if name != "outside" else START + 2 * MINUTE
+        at = START + (place % 2 - 1) * MINUTE if name != "outside" else START + MINUTE
         _arrived(conn, made.ids[name], at)
     end_step(conn, step, outcome="success", sentence="", counts={})
 
@@ -204,7 +204,7 @@ def of_transfer(platform: Platform, past: Past) -> None:
             "SELECT round, params->>'created_from' FROM cycle WHERE run_id LIKE 'backfill%' ORDER BY 1, 2"
         ).fetchall()
     assert [(number, datetime.fromisoformat(start)) for number, start in cycles] == [
-        (number, START + place * MINUTE) for number in (0, 1) for place in (0, 1)
+        (number, START + place * MINUTE) for number in (0, 1) for place in (-1, 0)
     ]
 
 

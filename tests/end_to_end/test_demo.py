@@ -301,6 +301,30 @@ def test_bad_input_is_refused_by_line_and_the_rest_goes_on(platform: Platform) -
     assert (counts["created"], counts["exists"], counts["refused"]) == (1, 1, 5)
 
 
+# Backfills come late, since they bring files of their own; a platform for them alone would cost half a minute. Before
+# the day on the grid, after which users have their own certificates.
+
+
+@pytest.fixture(scope="module")
+def past(platform: Platform) -> backfills.Past:
+    return backfills.make_past(platform)
+
+
+def test_a_backfill_of_transfer_drives_what_is_not_done(platform: Platform, past: backfills.Past) -> None:
+    backfills.of_transfer(platform, past)
+
+
+def test_a_backfill_of_intake_reads_each_interval_again_and_adds_nothing_twice(
+    platform: Platform, past: backfills.Past
+) -> None:
+    with backfills.offered(platform, past):
+        backfills.of_intake(platform)
+
+
+def test_a_backfill_of_statistics_gives_the_same_numbers(platform: Platform, past: backfills.Past) -> None:
+    backfills.of_statistics(platform)
+
+
 def test_a_day_as_on_the_grid(platform: Platform) -> None:
     """Users' own certificates, two FTS of which one is killed while files arrive, two links paused."""
     count = 100
@@ -334,29 +358,6 @@ def test_a_day_as_on_the_grid(platform: Platform) -> None:
         identities = conn.execute("SELECT count(DISTINCT identity) FROM fts_job WHERE identity <> 'service'")
         assert identities.fetchone() > (5,)
     assert platform.aso("audit").returncode == 0
-
-
-# Backfills come late, since they bring files of their own; a platform for them alone would cost half a minute.
-
-
-@pytest.fixture(scope="module")
-def past(platform: Platform) -> backfills.Past:
-    return backfills.make_past(platform)
-
-
-def test_a_backfill_of_transfer_drives_what_is_not_done(platform: Platform, past: backfills.Past) -> None:
-    backfills.of_transfer(platform, past)
-
-
-def test_a_backfill_of_intake_reads_each_interval_again_and_adds_nothing_twice(
-    platform: Platform, past: backfills.Past
-) -> None:
-    with backfills.offered(platform, past):
-        backfills.of_intake(platform)
-
-
-def test_a_backfill_of_statistics_gives_the_same_numbers(platform: Platform, past: backfills.Past) -> None:
-    backfills.of_statistics(platform)
 
 
 def test_down_leaves_nothing(platform: Platform) -> None:

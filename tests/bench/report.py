@@ -1,0 +1,161 @@
+"""Writes docs/performance.md and its plots from the results of the bench, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncstageout.simulation.drawing import bars, chart
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FOLDER = DOCS / "images" / "performance"
+RESULTS = FOLDER / "results.jsonl"
+PAGE = DOCS / "performance.md"
+PROSE = Path(__file__).with_name("performance.md")
+"""The page, with a line ``{{name}}`` where a table or plot goes."""
+
+Result = dict[str, Any]
+
+STEPS = ("intake", "collect", "group", "submit", "sense", "update_catalogue")
+OURS = ("tasks", "postgres", "api-server", "triggerer")
+AIRFLOWS = ("scheduler", "dag-processor")
+MINUTE_S = 60.0
+
+
+def write() -> None:
+    """Write the page and its plots."""
+    results = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    text = PROSE.read_text(encoding="utf-8")
+    for name, lines in _parts(results).items():
+        text = text.replace(f"{{{{{name}}}}}", "\n".join(lines))
+    PAGE.write_text(text, encoding="utf-8")
+    for name, svg in _plots(results):
+        (FOLDER / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
+def _parts(results: Sequence[Result]) -> dict[str, list[str]]:
+    cost, *flat = [one for one in results if one["bench"] == "pipeline"]
+    phases = [one for one in results if one["bench"] == "platform"]
+    loads = [one for one in phases if one["files"]]
+    idle = [one for one in phases if not one["files"]]
+    (machine,) = [one["measured_on"] for one in results if one["bench"] == "machine"]
+    return {
+        "machine": [machine],
+        "cost": list(_cost(cost)),
+        "platform": list(_platform(loads)),
+        "processes": list(_processes(phases)),
+        "delays": list(_delays(loads)),
+        "flatness": list(_flatness([cost, *flat])),
+        "idle": [_idle(one) for one in idle],
+        "memory": [
+            f"{max(one['memory_mb'] for one in phases):,} MB, at its most, for everything but FTS and sites."
+        ],
+    }
+
+
+def _table(*head: str) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _cost(one: Result) -> Iterator[str]:
+    yield from _table("step", "Python", "Postgres")
+    for step in STEPS:
+        each = one["steps"][step]
+        yield _row(f"`{step}`", f"{each['python']:.3f}", f"{each['postgres']:.3f}")
+    total = one["cpu_s_per_1000_files"]
+    yield _row("**all**", f"**{total['python']:.2f}**", f"**{total['postgres']:.2f}**")
+    yield ""
+    yield (
+        f"{total['total']:.2f} in all: {one['files']:,} files in FTS jobs of {one['files_per_job']:.0f}."
+        f" A day later the move to the history costs {sum(one['a_day_later']['move_finished'].values()):.3f} more."
+    )
+
+
+def _platform(loads: Sequence[Result]) -> Iterator[str]:
+    yield from _table("load", "offered, files/s", "DONE, files/s", "files", "cores busy", "memory, MB")
+    for one in loads:
+        yield _row(
+            one["phase"], f"{one['offered_files_per_s']:,.1f}", f"{one['done_files_per_s']:,.1f}",
+            f"{one['files']:,}", f"{one['cores_busy']:.2f} of {one['cores']}", f"{one['memory_mb']:,}",
+        )  # fmt: skip
+
+
+def _processes(phases: Sequence[Result]) -> Iterator[str]:
+    names = list(phases[0]["cpu_s"])
+    yield from _table("load", *names, "all")
+    for one in phases:
+        if per := one.get("cpu_s_per_1000_files"):
+            yield _row(one["phase"], *(f"{per[name]:.2f}" for name in names), f"{sum(per.values()):.2f}")
+
+
+def _delays(loads: Sequence[Result]) -> Iterator[str]:
+    yield from _table(
+        "load", "arrival to accepted: p50", "p95", "p99", "final at FTS to DONE: p50", "p95", "p99"
+    )
+    for one in loads:
+        both = one["delays_s"]
+        cells = [f"{both[way][part]:.1f} s" for way in both for part in ("p50", "p95", "p99")]
+        yield _row(one["phase"], *cells)
+
+
+def _flatness(runs: Sequence[Result]) -> Iterator[str]:
+    base = runs[0]["cpu_s_per_1000_files"]
+    yield from _table("waiting", "history", "Python", "Postgres", "of the empty case")
+    for one in runs:
+        per = one["cpu_s_per_1000_files"]
+        yield _row(
+            f"{one.get('pending', 0):,}", f"{one.get('past', 0):,}", f"{per['python']:.2f}",
+            f"{per['postgres']:.2f}", f"{per['total'] / base['total']:.2f}",
+        )  # fmt: skip
+
+
+def _idle(one: Result) -> str:
+    parts = ", ".join(f"{name} {used / one['took_s']:.3f}" for name, used in one["cpu_s"].items())
+    return f"{one['cores_busy']:.2f} cores with nothing to do ({parts}); {one['memory_mb']:,} MB."
+
+
+def _minutes(at_s: float) -> str:
+    return f"{at_s / MINUTE_S:.0f} min"
+
+
+def _plots(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+    cost, *_ = [one for one in results if one["bench"] == "pipeline"]
+    yield (
+        "cost",
+        bars(
+            "CPU-seconds per 1,000 files, by step",
+            {step: cost["steps"][step] for step in STEPS},
+            lambda x: f"{x:.3f}",
+        ),
+    )
+    loads = [one for one in results if one["bench"] == "platform" and one["files"]]
+    yield (
+        "processes",
+        bars(
+            "CPU-seconds per 1,000 files, by process",
+            {one["phase"]: one["cpu_s_per_1000_files"] for one in loads},
+            lambda x: f"{x:.2f}",
+        ),
+    )
+    for one in loads:
+        series = one["series"]["t_s, open, done"]
+        yield (
+            f"load-{one['phase']}",
+            chart(
+                f"{one['phase']}: files",
+                {
+                    "not yet DONE": [(float(at_s), float(waiting)) for at_s, waiting, _ in series],
+                    "DONE": [(float(at_s), float(done)) for at_s, _, done in series],
+                },
+                lambda x: f"{x:,.0f}",
+                mark_s=MINUTE_S,
+                say_time=_minutes,
+            ),
+        )

@@ -21,4 +21,12 @@ def test_a_file_costs_no_more_than_twice_what_it_did() -> None:
     recorded = json.loads(BASELINE.read_text(encoding="utf-8"))["yards_per_1000_files"]
     found = in_yards()
     assert found.keys() == recorded.keys()
-    assert {who: yards for who, yards in found.items() if yards > MOST * recorded[who]} == {}, recorded
+    if too_much(found, recorded):
+        # Others on the machine can only add to a cost: the smaller of two is nearer to it.
+        again = in_yards()
+        found = {who: min(yards, again[who]) for who, yards in found.items()}
+    assert too_much(found, recorded) == {}, recorded
+
+
+def too_much(found: dict[str, float], recorded: dict[str, float]) -> dict[str, float]:
+    return {who: yards for who, yards in found.items() if yards > MOST * recorded[who]}

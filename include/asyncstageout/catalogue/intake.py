@@ -96,14 +96,14 @@ FROM unnest(%(sources)s::text[], %(destinations)s::text[], %(usernames)s::text[]
 WHERE i.reason IS NULL AND i.source = r.source AND i.destination = r.destination
     AND i.username = r.username AND i.activity = r.activity AND NOT i.already_there
     AND (i.is_again OR (NOT EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
-        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)))
+        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id OFFSET 0)))
 """
 
 _CREATE = f"""
 WITH fresh AS MATERIALIZED (
     SELECT i.*, t.id AS task_id FROM incoming i JOIN task t ON t.name = i.task
     WHERE NOT i.is_again AND {_COUNTS}
-        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id)
+        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id OFFSET 0)
 ), created AS (
     INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
         destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count,
@@ -141,7 +141,7 @@ SELECT position, request_id,
         THEN 'another file is on its way to ' || destination_lfn || ' at ' || destination ELSE reason END
 FROM (
     SELECT *, EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
-        OR EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id) AS known
+        OR EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id OFFSET 0) AS known
     FROM incoming i WHERE position <> ALL(%(answered)s)
 ) answer
 """

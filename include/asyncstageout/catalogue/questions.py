@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from asyncstageout.core.states import TransferState
+from asyncstageout.core.states import FINAL_STATES, TransferState
 
 Visible = Collection[str] | None
 """Users whose files and tasks somebody may see; None: everybody's."""
@@ -55,7 +55,7 @@ _NEWEST = """
 SELECT {columns} FROM (
     (SELECT * FROM transfer t WHERE {condition} ORDER BY t.id DESC LIMIT %(limit)s)
     UNION ALL
-    (SELECT * FROM transfer_history t WHERE {condition} ORDER BY t.id DESC LIMIT %(limit)s)
+    (SELECT * FROM transfer_history t WHERE {past} ORDER BY t.id DESC LIMIT %(limit)s)
 ) t JOIN task k ON k.id = t.task_id LEFT JOIN fts_job j ON j.sid = t.fts_job
 ORDER BY t.id DESC LIMIT %(limit)s
 """
@@ -65,7 +65,7 @@ _NEWEST_OF_TASKS = """
 SELECT {columns} FROM task k CROSS JOIN LATERAL (
     (SELECT * FROM transfer t WHERE t.task_id = k.id AND {condition} ORDER BY t.id DESC LIMIT %(limit)s)
     UNION ALL
-    (SELECT * FROM transfer_history t WHERE t.task_id = k.id AND {condition}
+    (SELECT * FROM transfer_history t WHERE t.task_id = k.id AND {past}
      ORDER BY t.id DESC LIMIT %(limit)s)
 ) t LEFT JOIN fts_job j ON j.sid = t.fts_job WHERE {tasks}
 ORDER BY t.id DESC LIMIT %(limit)s
@@ -91,7 +91,10 @@ def newest_transfers(
         conditions.append("t.id < %(before_id)s")
     tasks = " AND ".join(text for name, text in _TASK_CONDITIONS.items() if name in given)
     query = _NEWEST_OF_TASKS if tasks else _NEWEST
-    text = query.format(columns=_COLUMNS, condition=" AND ".join(conditions) or "true", tasks=tasks)
+    condition = " AND ".join(conditions) or "true"
+    # What has not ended is in no history, however long one looks.
+    past = "false" if where.states is not None and FINAL_STATES.isdisjoint(where.states) else condition
+    text = query.format(columns=_COLUMNS, condition=condition, past=past, tasks=tasks)
     values = asdict(where) | {
         "states": None if where.states is None else [state.value for state in where.states],
         "visible": None if where.visible is None else list(where.visible),

@@ -115,7 +115,10 @@ def asked(conn: Connection, step: int, under_way: list[int]) -> Iterator[Questio
     yield (
         "1,000 metadata",
         lambda: put_metadata(
-            conn, [Metadata(f"{number:056x}", "t", "u", "{}") for number in range(1000)], by="load", step_run=step
+            conn,
+            [Metadata(f"{number:056x}", "t", "u", "{}") for number in range(1000)],
+            by="load",
+            step_run=step,
         ),
     )
     jobs = dict(conn.execute("SELECT id, fts_job FROM transfer WHERE id = ANY(%s)", (under_way,)).fetchall())

@@ -11,7 +11,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 UV := $(shell sed -n 's/^uv==/uv==/p' requirements-dev.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid up down status test chaos cluster load week simulation screenshots lint lock clean install
+.PHONY: help demo grid up down status test long bench chaos cluster load week simulation screenshots lint lock clean install
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,13 @@ status: ## Show what runs, on which port, with which log
 	@$(BIN)/aso status
 
 test: install lint $(NODE_MODULES) ## Run all checks and all tests
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not long" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+long: install ## Run the tests that `make test` leaves out, as they take minutes each (10 minutes)
+	$(BIN)/python -m pytest -q -m long
+
+bench: install ## Measure what a file costs, how quick and how flat it all is; write docs/performance.md (an hour, 20 GB)
+	cd tests && ../$(BIN)/python -m bench
 
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
 	cd tests && ../$(BIN)/python -m chaos

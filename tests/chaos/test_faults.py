@@ -107,7 +107,13 @@ DEATHS: dict[str, Strike] = {
 }
 
 
-@pytest.mark.parametrize("fault", DEATHS)
+LONG = {"kill -9 of the FTS, which forgets"}
+"""Jobs count as lost a minute after that."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(one, marks=pytest.mark.long) if one in LONG else one for one in DEATHS]
+)
 def test_a_process_is_killed_while_files_move(running: Bed, ledger: Ledger, fault: str) -> None:
     load = running.load()
     in_flight = running.until_moving(load)

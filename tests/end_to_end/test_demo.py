@@ -325,6 +325,7 @@ def test_a_backfill_of_statistics_gives_the_same_numbers(platform: Platform, pas
     backfills.of_statistics(platform)
 
 
+@pytest.mark.long
 def test_a_day_as_on_the_grid(platform: Platform) -> None:
     """Users' own certificates, two FTS of which one is killed while files arrive, two links paused."""
     count = 100
@@ -370,4 +371,5 @@ def test_down_leaves_nothing(platform: Platform) -> None:
     ]
     assert left == []
     assert platform.aso("status").returncode != 0
-    assert not platform.home.exists()
+    assert not platform.layout.postgres.exists()
+    assert not platform.layout.secrets.exists()

@@ -78,6 +78,7 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
         "INSERT INTO transfer_history SELECT * FROM transfer WHERE state = 'FAILED'",
         "UPDATE transfer SET request_id = (SELECT request_id FROM transfer_history) WHERE state = 'NEW'",
     ),
+    "known in the past": ("DELETE FROM past_request", "UPDATE past_request SET transfer_id = 0"),
     "nothing vanished": ("DELETE FROM transfer WHERE state = 'FAILED'", "DELETE FROM transfer_history"),
     "states agree": (
         "UPDATE transfer_history SET state = 'SUBMITTED'",

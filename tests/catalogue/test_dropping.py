@@ -183,9 +183,10 @@ def test_history_goes_after_its_events_with_all_that_hangs_on_it(
     assert find_file(old, str(DONE)) is None
     assert going(old) == ["dropped_transfer_history_202608"]
     assert of(old, "crab_record") == {DONE: 1, WAITING: 1, FAILED: 1}
-    assert finish_dropping(old, going(old)[0]) == 4
+    assert finish_dropping(old, going(old)[0]) == 6
     assert going(old) == []
     assert of(old, "crab_record") == {WAITING: 1}
+    assert of(old, "past_request") == {}
     kept = old.execute("SELECT request_id FROM file_metadata").fetchall()
     assert kept == [(request_id(record(WAITING)["source_lfn"]),)]
     assert violations(old) == {}
@@ -200,7 +201,7 @@ def test_a_month_that_was_taken_out_and_not_finished_is_found_again(old: Connect
     detach_history(old, history_part(old), step_run=step)
     old.execute("DELETE FROM crab_record WHERE transfer_id = %s", (DONE,))
     (name,) = going(old)
-    assert finish_dropping(old, name) == 3
+    assert finish_dropping(old, name) == 5
     assert going(old) == []
 
 

@@ -8,6 +8,7 @@ from asyncstageout.catalogue.bell import PENDING_CHANNEL
 from asyncstageout.catalogue.connection import connect
 from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.transitions import Move, apply_moves
+from asyncstageout.core.naming import request_id
 from asyncstageout.core.states import TransferState
 from fixtures.catalogue import Add, Plan, assert_audited, record, states
 
@@ -42,6 +43,39 @@ def test_a_file_in_the_history_exists_too(conn: Connection, add: Add, submitted:
     assert move_finished(conn, keep_done_s=-1) == 1
     assert [answer.outcome for answer in add(record(1))] == ["exists"]
     assert states(conn) == {}
+
+
+def test_what_is_new_is_asked_of_no_month_of_the_past(
+    conn: Connection, add: Add, submitted: Plan, step: int
+) -> None:
+    add(record(1))
+    (job,) = submitted()
+    apply_moves(conn, [Move(job.transfer_ids[0], job.sid, TransferState.DONE)], step)
+    move_finished(conn, keep_done_s=-1)
+    looks = (
+        "SELECT sum(pg_stat_get_xact_numscans(i.indexrelid) + pg_stat_get_xact_numscans(i.indrelid))"
+        " FROM pg_partition_tree('transfer_history') p JOIN pg_index i ON i.indrelid = p.relid"
+    )
+    for number, outcome, is_asked in ((2, "created", False), (1, "exists", True)):
+        with conn.transaction():
+            before = conn.execute(looks).fetchone()
+            (answer,) = add(record(number))
+            assert answer.outcome == outcome
+            assert (conn.execute(looks).fetchone() != before) is is_asked
+
+
+def test_another_file_with_the_same_key_is_not_this_one(
+    conn: Connection, add: Add, submitted: Plan, step: int
+) -> None:
+    add(record(1))
+    (job,) = submitted()
+    apply_moves(conn, [Move(job.transfer_ids[0], job.sid, TransferState.DONE)], step)
+    move_finished(conn, keep_done_s=-1)
+    conn.execute(
+        "INSERT INTO past_request SELECT hashtextextended(%s, 0), transfer_id FROM past_request",
+        (request_id(record(2)["source_lfn"]),),
+    )
+    assert [answer.outcome for answer in add(record(1), record(2))] == ["exists", "created"]
 
 
 def test_what_is_wrong_is_told_and_the_others_go_on(conn: Connection, add: Add) -> None:

@@ -11,6 +11,7 @@ import pytest
 from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.migrate import current_revision, downgrade, head_revision, upgrade
 from asyncstageout.catalogue.partitions import ensure_partitions, wanted_partitions
 from asyncstageout.catalogue.policies import policy_rows, put_policy
@@ -34,6 +35,16 @@ def test_migrations_up_and_down_leave_nothing(empty_database_url: str) -> None:
                 " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
             ).fetchall()
         assert {name for (name,) in left} == {"alembic_version", "alembic_version_pkc"}
+
+
+def test_a_past_from_before_is_known(conn: Connection, catalogue_url: str, add: Add) -> None:
+    add(record(1))
+    conn.execute("UPDATE transfer SET state = 'DONE', ended_at = now() - interval '2 days'")
+    move_finished(conn)
+    conn.commit()
+    downgrade(catalogue_url, "0012")
+    upgrade(catalogue_url)
+    assert [answer.outcome for answer in add(record(1), record(2))] == ["exists", "created"]
 
 
 @pytest.mark.parametrize(

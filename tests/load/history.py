@@ -61,6 +61,8 @@ SELECT f.fts_job, gen_random_uuid(), 'fts3_default', %(cycle)s, min(f.source), m
 FROM {partition} f JOIN site s ON s.name = f.source JOIN site d ON d.name = f.destination GROUP BY f.fts_job
 """
 
+_KNOWN = "INSERT INTO past_request SELECT hashtextextended(request_id, 0), id FROM {partition} ORDER BY 1, 2"
+
 
 def fill(conn: Connection, rows: int, *, months: int = MONTHS, today: date | None = None) -> None:
     """Put ``rows`` files into the months before this one, evenly; those months must be empty."""
@@ -84,7 +86,7 @@ def fill(conn: Connection, rows: int, *, months: int = MONTHS, today: date | Non
         _fill_month(conn, month, first=first, rows=share, cycle=cycle)
         first += share
     conn.execute("SELECT setval(pg_get_serial_sequence('transfer', 'id'), %s)", (first,))
-    for table in ("transfer_history", "task", "fts_job"):
+    for table in ("transfer_history", "past_request", "task", "fts_job"):
         conn.execute(f"VACUUM ANALYZE {table}")
 
 
@@ -110,6 +112,7 @@ def _fill_month(conn: Connection, month: tuple[date, date], *, first: int, rows:
         for statement in ("CREATE TABLE {partition} (LIKE transfer_history)", _FILES, _JOBS):
             conn.execute(sql.SQL(statement).format(**names), values if "%" in statement else None)
         bounds = sql.SQL("FOR VALUES FROM ({}) TO ({})").format(f"{start}T00:00:00Z", f"{end}T00:00:00Z")
+        conn.execute(sql.SQL(_KNOWN).format(**names))
         conn.execute(
             sql.SQL("ALTER TABLE transfer_history ATTACH PARTITION {partition} ").format(**names) + bounds
         )

@@ -347,6 +347,7 @@ def _write(
     past = {file.id for file in done}
     _copy(conn, "transfer", LIVE_COLUMNS, (_row(file, ids) for file in files if file.id not in past))
     _copy(conn, "transfer_history", LIVE_COLUMNS, (_row(file, ids) for file in done))
+    conn.execute("INSERT INTO past_request SELECT hashtextextended(request_id, 0), id FROM transfer_history")
     conn.execute("SELECT setval(pg_get_serial_sequence('transfer', 'id'), %s)", (len(files) + 1,))
     cycles = dict(
         conn.execute(f"SELECT floor(extract(epoch FROM created_at) / {CYCLE_S})::bigint, id FROM cycle")

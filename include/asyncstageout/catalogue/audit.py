@@ -79,6 +79,15 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "known in the past",
+        "no file of the history would be taken in as new",
+        """
+        SELECT h.id::text, 'is in the history, and its request is not known there' FROM transfer_history h
+        WHERE {id} AND NOT EXISTS (SELECT FROM past_request p
+            WHERE p.key = hashtextextended(h.request_id, 0) AND p.transfer_id = h.id)
+        """,
+    ),
+    Invariant(
         "nothing vanished",
         "every file that ever had an event is still there",
         """

@@ -52,6 +52,11 @@ ALTER TABLE {table} ATTACH PARTITION {kept} FOR VALUES FROM (MINVALUE) TO ({end}
 """
 
 _DEPENDENTS = (
+    (
+        "past_request",
+        """DELETE FROM past_request d USING {part} f WHERE d.key = hashtextextended(f.request_id, 0)
+            AND d.transfer_id = f.id AND f.id = ANY(%s)""",
+    ),
     # CRAB knows files by their number, metadata may have come before the file.
     ("crab_record", "DELETE FROM crab_record d USING {part} f WHERE d.transfer_id = f.id AND f.id = ANY(%s)"),
     (

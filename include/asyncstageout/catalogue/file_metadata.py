@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from asyncstageout.catalogue.history import MOVING_LOCK, bring_back
+from asyncstageout.catalogue.history import MOVING_LOCK, bring_back, of_history
 from asyncstageout.core.crab import OWN_WORKER
 from asyncstageout.core.publication import Facts
 
@@ -56,7 +56,7 @@ WITH said AS (
     WHERE request_id = ANY(%(request_ids)s)
     UNION ALL
     SELECT request_id, task_id, username, publication, block_id FROM transfer_history
-    WHERE request_id = ANY(%(request_ids)s)
+    WHERE request_id = ANY(%(past)s)
 ), judged AS MATERIALIZED (
     SELECT s.*, m.request_id IS NOT NULL AS was_there, m.body = s.body AND m.task = s.task AS is_same, CASE
         WHEN row_number() OVER (PARTITION BY s.request_id ORDER BY s.place DESC) > 1
@@ -129,12 +129,14 @@ def put_metadata(conn: Connection, said: Sequence[Metadata], *, by: str, step_ru
     facts = [one.read if isinstance(one.read, Facts) else None for one in said]
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
-        if past := [one for (one,) in conn.execute(_FAILED_AND_PAST, (request_ids,))]:
-            bring_back(conn, past)
+        past = of_history(conn, request_ids)
+        if failed := [one for (one,) in conn.execute(_FAILED_AND_PAST, (past,))]:
+            bring_back(conn, failed)
         rows = conn.execute(
             _PUT,
             {
                 "request_ids": request_ids,
+                "past": past,
                 "tasks": [one.task for one in said],
                 "usernames": [one.username for one in said],
                 "datasets": [one and one.dataset for one in facts],

@@ -22,6 +22,10 @@ WITH old AS (
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM transfer t USING old WHERE t.id = old.id RETURNING t.*
+), known AS (
+    INSERT INTO past_request (key, transfer_id)
+    SELECT hashtextextended(request_id, 0), id FROM gone ORDER BY 1
+    ON CONFLICT DO NOTHING
 )
 INSERT INTO transfer_history SELECT * FROM gone
 """
@@ -35,9 +39,25 @@ LIVE_COLUMNS = (
 )
 """All columns of ``transfer`` but the generated ones."""
 
+# Its entry in past_request stays: the file comes to the history again, and until then it is not found there.
 _BRING_BACK = f"""
 WITH gone AS (DELETE FROM transfer_history WHERE request_id = ANY(%s) RETURNING *)
 INSERT INTO transfer ({LIVE_COLUMNS}) SELECT {LIVE_COLUMNS} FROM gone
+"""
+
+IN_HISTORY = """
+EXISTS (
+    SELECT FROM past_request p WHERE p.key = hashtextextended({request_id}, 0) AND EXISTS (
+        SELECT FROM transfer_history h WHERE h.id = p.transfer_id AND h.request_id = {request_id} OFFSET 0)
+    OFFSET 0)
+"""
+"""SQL: the history has this request. For one that it has not this is one look, however many months it has.
+
+OFFSET 0: row by row, and one after the other; else the whole history might be read, to be joined.
+"""
+
+_OF_HISTORY = f"""
+SELECT wanted.id FROM unnest(%s::text[]) AS wanted(id) WHERE {IN_HISTORY.format(request_id="wanted.id")}
 """
 
 
@@ -61,4 +81,9 @@ def bring_back(conn: Connection, request_ids: Sequence[str]) -> int:
 
     Call it in a transaction that holds :data:`MOVING_LOCK` shared.
     """
-    return conn.execute(_BRING_BACK, (list(request_ids),)).rowcount
+    return conn.execute(_BRING_BACK, (of_history(conn, request_ids),)).rowcount
+
+
+def of_history(conn: Connection, request_ids: Sequence[str]) -> list[str]:
+    """Return those of some requests whose files are in the history."""
+    return [request_id for (request_id,) in conn.execute(_OF_HISTORY, (list(request_ids),))]

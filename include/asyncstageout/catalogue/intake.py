@@ -14,7 +14,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from asyncstageout.catalogue.bell import ring
-from asyncstageout.catalogue.history import MOVING_LOCK, bring_back
+from asyncstageout.catalogue.history import IN_HISTORY, MOVING_LOCK, bring_back
 from asyncstageout.catalogue.reinjections import Again, reinject
 from asyncstageout.catalogue.restrictions import restrictions_in_force
 from asyncstageout.core.requests import TransferRequest
@@ -43,7 +43,8 @@ CREATE TEMP TABLE incoming (
     position integer, request_id text, task text, username text, vo_group text, vo_role text, identity text,
     source text, destination text, source_lfn text, destination_lfn text, size_bytes bigint, adler32 text,
     type file_type, activity text, priority smallint, publication publication_state,
-    job_id text, job_retry_count smallint, already_there boolean, reason text, is_again boolean DEFAULT false
+    job_id text, job_retry_count smallint, already_there boolean, reason text,
+    in_history boolean DEFAULT false, is_again boolean DEFAULT false
 ) ON COMMIT DROP
 """
 
@@ -53,6 +54,9 @@ COPY incoming (position, request_id, task, username, vo_group, vo_role, identity
     job_retry_count, already_there)
 FROM STDIN
 """
+
+# Asked once for all that follows: the lock lets nothing get there meanwhile, and what leaves it is live.
+_LOOK_BACK = f"UPDATE incoming i SET in_history = true WHERE {IN_HISTORY.format(request_id='i.request_id')}"
 
 _ADD_TASKS = """
 INSERT INTO task (name, username, vo_group, vo_role)
@@ -85,7 +89,8 @@ _MARK_AGAIN = f"""
 UPDATE incoming i SET is_again = true
 WHERE i.job_retry_count > 0 AND {_COUNTS} AND i.job_retry_count > coalesce(
     (SELECT t.job_retry_count FROM transfer t WHERE t.request_id = i.request_id),
-    (SELECT max(h.job_retry_count) FROM transfer_history h WHERE h.request_id = i.request_id))
+    (SELECT max(h.job_retry_count) FROM transfer_history h
+        WHERE i.in_history AND h.request_id = i.request_id))
 """
 
 # What is known already goes on, unless it is to start anew.
@@ -95,15 +100,14 @@ FROM unnest(%(sources)s::text[], %(destinations)s::text[], %(usernames)s::text[]
     %(reasons)s::text[]) AS r(source, destination, username, activity, reason)
 WHERE i.reason IS NULL AND i.source = r.source AND i.destination = r.destination
     AND i.username = r.username AND i.activity = r.activity AND NOT i.already_there
-    AND (i.is_again OR (NOT EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
-        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id OFFSET 0)))
+    AND (i.is_again OR NOT (i.in_history
+        OR EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)))
 """
 
 _CREATE = f"""
 WITH fresh AS MATERIALIZED (
     SELECT i.*, t.id AS task_id FROM incoming i JOIN task t ON t.name = i.task
-    WHERE NOT i.is_again AND {_COUNTS}
-        AND NOT EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id OFFSET 0)
+    WHERE NOT i.is_again AND NOT i.in_history AND {_COUNTS}
 ), created AS (
     INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
         destination_lfn, size_bytes, adler32, type, activity, priority, publication, job_id, job_retry_count,
@@ -140,8 +144,7 @@ SELECT position, request_id,
     CASE WHEN reason IS NULL AND NOT known
         THEN 'another file is on its way to ' || destination_lfn || ' at ' || destination ELSE reason END
 FROM (
-    SELECT *, EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id)
-        OR EXISTS (SELECT FROM transfer_history h WHERE h.request_id = i.request_id OFFSET 0) AS known
+    SELECT *, in_history OR EXISTS (SELECT FROM transfer t WHERE t.request_id = i.request_id) AS known
     FROM incoming i WHERE position <> ALL(%(answered)s)
 ) answer
 """
@@ -181,6 +184,7 @@ def _take_in(
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (MOVING_LOCK,))
         _copy_in(conn, requests, ids)
+        conn.execute(_LOOK_BACK)
         conn.execute(_ADD_TASKS)
         conn.execute(_REFUSE)
         if resends and any(request.job_retry_count for request in requests.values()):

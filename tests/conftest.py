@@ -29,6 +29,19 @@ pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.publication
 _numbers = count(1)
 
 
+LONGEST = ("end_to_end/test_demo.py", "ui/test_browser.py", "chaos/test_faults.py", "ui/test_browser_jobs.py")
+"""Begun first, so that no process is left alone with one of them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the longest of the tests wait most of the time."""
+    return 1 + (os.cpu_count() or 1)
+
+
 def pytest_collection_finish() -> None:
     # Thousands of tests, and Airflow, are here to stay: no collection has to look through them again.
     gc.collect()

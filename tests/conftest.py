@@ -29,17 +29,15 @@ pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.publication
 _numbers = count(1)
 
 
-LONGEST = ("end_to_end/test_demo.py", "ui/test_browser.py", "chaos/test_faults.py", "ui/test_browser_jobs.py")
+LONGEST = (
+    "end_to_end/test_demo.py", "ui/test_browser.py", "chaos/test_faults.py", "ui/test_browser_jobs.py",
+    "week/test_week.py",
+)  # fmt: skip
 """Begun first, so that no process is left alone with one of them in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: the longest of the tests wait most of the time."""
-    return 1 + (os.cpu_count() or 1)
 
 
 def pytest_collection_finish() -> None:

@@ -29,7 +29,7 @@ LINK = Link("T2_IT_Bari", "T2_CH_CERN")
 def well(conn: Connection) -> None:
     """A catalogue in which nothing is wrong."""
     ensure_partitions(conn, NOW.date())
-    note_contact(conn, "fts", None, NOW)
+    note_contact(conn, "fts", None, datetime.now(UTC))
     assert attention(conn, NOW) == []
 
 

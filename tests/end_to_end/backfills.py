@@ -46,6 +46,12 @@ WANTED = {
     "done": S.DONE,
     "outside": S.FAILED,
 }
+WINDOWS = {
+    "stageout_transfer": (START, START + MINUTE, 2),
+    "stageout_intake": (START, START + INTERVAL, 2),
+    "stageout_statistics": (HOUR, HOUR, 1),
+}
+"""First and last run of each DAG's backfill, and how many runs that makes."""
 GO_AGAIN = {"new", "retry", "failed"}
 SOURCE = {
     "name": "offered", "kind": "query", "conn_id": "stageout_db", "overlap_min": 0,
@@ -127,41 +133,42 @@ def request(name: str, link: tuple[str, str], task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def by_command(platform: Platform, dag_id: str, first: datetime, last: datetime) -> Counter[str]:
-    """Backfill as docs/how-to/backfill.md says; return how many runs came to which end."""
-    known = {one["id"] for one in backfills(platform, dag_id)}
-    done = platform.aso(
-        "airflow", "backfill", "create", "--dag-id", dag_id,
-        "--from-date", first.isoformat(), "--to-date", last.isoformat(), "--reprocess-behavior", "completed",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    (created,) = [one["id"] for one in backfills(platform, dag_id) if one["id"] not in known]
-    return ended(platform, dag_id, created)
+def by_command(platform: Platform) -> None:
+    """Backfill all three as docs/how-to/backfill.md says, side by side."""
+    for dag_id, (first, last, _) in WINDOWS.items():
+        done = platform.aso(
+            "airflow", "backfill", "create", "--dag-id", dag_id,
+            "--from-date", first.isoformat(), "--to-date", last.isoformat(), "--reprocess-behavior", "completed",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    until_ended(platform, times=1)
 
 
-def by_rest(platform: Platform, dag_id: str, first: datetime, last: datetime) -> Counter[str]:
+def by_rest(platform: Platform) -> None:
     """The same through Airflow's REST API."""
-    created = platform.api(
-        "POST",
-        "/backfills",
-        {"dag_id": dag_id, "from_date": first.isoformat(), "to_date": last.isoformat(),
-         "reprocess_behavior": "completed", "max_active_runs": 3},
-    )  # fmt: skip
-    return ended(platform, dag_id, created["id"])
+    for dag_id, (first, last, _) in WINDOWS.items():
+        platform.api(
+            "POST",
+            "/backfills",
+            {"dag_id": dag_id, "from_date": first.isoformat(), "to_date": last.isoformat(),
+             "reprocess_behavior": "completed", "max_active_runs": 3},
+        )  # fmt: skip
+    until_ended(platform, times=2)
 
 
-def backfills(platform: Platform, dag_id: str) -> list[dict[str, Any]]:
-    return list(platform.api("GET", f"/backfills?dag_id={dag_id}")["backfills"])
+def until_ended(platform: Platform, *, times: int) -> None:
+    """Wait until each DAG has so many backfills, all over; the runs of one that comes again are the same."""
+    for dag_id, (_, _, runs) in WINDOWS.items():
 
+        def look(dag_id: str = dag_id) -> Counter[str] | None:
+            made = platform.api("GET", f"/backfills?dag_id={dag_id}")["backfills"]
+            assert len(made) == times
+            if any(one["completed_at"] is None for one in made):
+                return None
+            found = platform.api("GET", f"/dags/{dag_id}/dagRuns?limit=100&run_type=backfill")["dag_runs"]
+            return Counter(run["state"] for run in found)
 
-def ended(platform: Platform, dag_id: str, backfill: int) -> Counter[str]:
-    def look() -> Counter[str] | None:
-        if platform.api("GET", f"/backfills/{backfill}")["completed_at"] is None:
-            return None
-        runs = platform.api("GET", f"/dags/{dag_id}/dagRuns?limit=100&run_type=backfill")["dag_runs"]
-        return Counter(run["state"] for run in runs)
-
-    return until(look, within_s=240, what=f"the backfill of {dag_id}")
+        assert until(look, within_s=240, what=f"the backfill of {dag_id}") == {"success": runs}
 
 
 def taken(conn: Connection, past: Past) -> dict[str, int]:
@@ -181,28 +188,25 @@ def until_taken(conn: Connection, past: Past, *, times: int) -> None:
     until(lambda: taken(conn, past) == wanted or None, within_s=120, what=f"{wanted} taken")
 
 
-def of_transfer(platform: Platform, past: Past) -> None:
+def until_sent(conn: Connection, past: Past, *, times: int) -> None:
     """NEW, RETRY and FAILED of the window go again; others do not."""
-    runs = by_command(platform, "stageout_transfer", START, START + MINUTE)
-    assert runs == {"success": 2}
-    with platform.connect() as conn:
-        until_taken(conn, past, times=1)
+    until_taken(conn, past, times=times)
 
-        def all_failed() -> bool | None:
-            """There are no such files at their source, as FTS finds out."""
-            states = {state for (state,) in conn.execute(
-                "SELECT state::text FROM transfer WHERE id = ANY(%s)", ([past.ids[name] for name in GO_AGAIN],)
-            )}  # fmt: skip
-            return states == {"FAILED"} or None
+    def all_failed() -> bool | None:
+        """There are no such files at their source, as FTS finds out."""
+        states = {state for (state,) in conn.execute(
+            "SELECT state::text FROM transfer WHERE id = ANY(%s)", ([past.ids[name] for name in GO_AGAIN],)
+        )}  # fmt: skip
+        return states == {"FAILED"} or None
 
-        assert until(all_failed, within_s=120, what="the ends of the files")
-        # The same runs once more: what failed since goes again.
-        assert by_rest(platform, "stageout_transfer", START, START + MINUTE) == {"success": 2}
-        until_taken(conn, past, times=2)
-        assert until(all_failed, within_s=120, what="the ends of the files")
-        cycles = conn.execute(
-            "SELECT round, params->>'created_from' FROM cycle WHERE run_id LIKE 'backfill%' ORDER BY 1, 2"
-        ).fetchall()
+    assert until(all_failed, within_s=120, what="the ends of the files")
+
+
+def check_cycles(conn: Connection) -> None:
+    """Each run took its own minute, twice."""
+    cycles = conn.execute(
+        "SELECT round, params->>'created_from' FROM cycle WHERE run_id LIKE 'backfill%' ORDER BY 1, 2"
+    ).fetchall()
     assert [(number, datetime.fromisoformat(start)) for number, start in cycles] == [
         (number, START + place * MINUTE) for number in (0, 1) for place in (-1, 0)
     ]
@@ -231,16 +235,12 @@ def offered(platform: Platform, past: Past) -> Iterator[None]:
             conn.execute("DROP TABLE outbound")
 
 
-def of_intake(platform: Platform) -> None:
+def check_intake(conn: Connection, **counts: int) -> None:
     """Each interval is read again, and nothing added twice."""
-    assert by_command(platform, "stageout_intake", START, START + INTERVAL) == {"success": 2}
-    with platform.connect() as conn:
-        assert collected(conn) == [{"created": 1, "existed": 0}] * 2
-        assert by_rest(platform, "stageout_intake", START, START + INTERVAL) == {"success": 2}
-        assert collected(conn) == [{"created": 0, "existed": 1}] * 2
-        files = conn.execute(
-            "SELECT count(*) FROM transfer t JOIN task k ON k.id = t.task_id WHERE k.name = '261122_offered'"
-        ).fetchone()
+    assert collected(conn) == [counts] * 2
+    files = conn.execute(
+        "SELECT count(*) FROM transfer t JOIN task k ON k.id = t.task_id WHERE k.name = '261122_offered'"
+    ).fetchone()
     assert files == (2,)
 
 
@@ -253,28 +253,20 @@ def collected(conn: Connection) -> list[dict[str, int]]:
     return [{name: counts[name] for name in ("created", "existed")} for (counts,) in rows]
 
 
-def of_statistics(platform: Platform) -> None:
-    """The same numbers again."""
+def counted(conn: Connection) -> tuple[list[Any], datetime]:
+    """Return what was counted of the hour, and when."""
+    rows = conn.execute(
+        f"SELECT kind, subject, other, {', '.join(COLUMNS)} FROM statistic_hour WHERE at = %s ORDER BY 1, 2, 3",
+        (HOUR,),
+    ).fetchall()
+    (arrived,) = conn.execute("SELECT arrived FROM statistic_hour WHERE at = %s AND kind = 'total'", (HOUR,))
+    assert arrived == (len(WANTED),)
+    (rolled,) = conn.execute("SELECT rolled_at FROM rolled_hour WHERE hour = %s", (HOUR,))
+    return rows, rolled[0]
 
-    def rows(conn: Connection) -> list[Any]:
-        return conn.execute(
-            f"SELECT kind, subject, other, {', '.join(COLUMNS)} FROM statistic_hour WHERE at = %s ORDER BY 1, 2, 3",
-            (HOUR,),
-        ).fetchall()
 
-    assert by_command(platform, "stageout_statistics", HOUR, HOUR) == {"success": 1}
-    with platform.connect() as conn:
-        first = rows(conn)
-        arrived = conn.execute("SELECT arrived FROM statistic_hour WHERE at = %s AND kind = 'total'", (HOUR,))
-        assert arrived.fetchone() == (len(WANTED),)
-        counted = conn.execute("SELECT rolled_at FROM rolled_hour WHERE hour = %s", (HOUR,)).fetchone()
-        assert by_rest(platform, "stageout_statistics", HOUR, HOUR) == {"success": 1}
-        assert rows(conn) == first
-        again = conn.execute("SELECT rolled_at FROM rolled_hour WHERE hour = %s", (HOUR,)).fetchone()
-        steps = conn.execute(
-            "SELECT DISTINCT task_id FROM step_run WHERE dag_id = 'stageout_statistics' AND run_id LIKE 'backfill%'"
-        ).fetchall()
-    assert counted is not None
-    assert again is not None
-    assert again > counted
+def check_that_nothing_was_deleted(conn: Connection) -> None:
+    steps = conn.execute(
+        "SELECT DISTINCT task_id FROM step_run WHERE dag_id = 'stageout_statistics' AND run_id LIKE 'backfill%'"
+    ).fetchall()
     assert steps == [("roll_up",)], "a backfill counts, and deletes nothing"

@@ -305,24 +305,21 @@ def test_bad_input_is_refused_by_line_and_the_rest_goes_on(platform: Platform) -
 # the day on the grid, after which users have their own certificates.
 
 
-@pytest.fixture(scope="module")
-def past(platform: Platform) -> backfills.Past:
-    return backfills.make_past(platform)
-
-
-def test_a_backfill_of_transfer_drives_what_is_not_done(platform: Platform, past: backfills.Past) -> None:
-    backfills.of_transfer(platform, past)
-
-
-def test_a_backfill_of_intake_reads_each_interval_again_and_adds_nothing_twice(
-    platform: Platform, past: backfills.Past
-) -> None:
-    with backfills.offered(platform, past):
-        backfills.of_intake(platform)
-
-
-def test_a_backfill_of_statistics_gives_the_same_numbers(platform: Platform, past: backfills.Past) -> None:
-    backfills.of_statistics(platform)
+def test_backfills_do_what_an_operator_expects(platform: Platform) -> None:
+    """Transfer drives what is not done, intake adds nothing twice, statistics come to the same numbers."""
+    past = backfills.make_past(platform)
+    with platform.connect() as conn, backfills.offered(platform, past):
+        backfills.by_command(platform)
+        backfills.until_sent(conn, past, times=1)
+        backfills.check_intake(conn, created=1, existed=0)
+        first, counted_at = backfills.counted(conn)
+        backfills.by_rest(platform)
+        backfills.until_sent(conn, past, times=2)
+        backfills.check_cycles(conn)
+        backfills.check_intake(conn, created=0, existed=1)
+        again, counted_again_at = backfills.counted(conn)
+        assert (again, counted_again_at > counted_at) == (first, True)
+        backfills.check_that_nothing_was_deleted(conn)
 
 
 @pytest.mark.long

@@ -39,12 +39,6 @@ LIVE_COLUMNS = (
 )
 """All columns of ``transfer`` but the generated ones."""
 
-# Its entry in past_request stays: the file comes to the history again, and until then it is not found there.
-_BRING_BACK = f"""
-WITH gone AS (DELETE FROM transfer_history WHERE request_id = ANY(%s) RETURNING *)
-INSERT INTO transfer ({LIVE_COLUMNS}) SELECT {LIVE_COLUMNS} FROM gone
-"""
-
 IN_HISTORY = """
 EXISTS (
     SELECT FROM past_request p WHERE p.key = hashtextextended({request_id}, 0) AND EXISTS (
@@ -58,6 +52,12 @@ OFFSET 0: row by row, and one after the other; else the whole history might be r
 
 _OF_HISTORY = f"""
 SELECT wanted.id FROM unnest(%s::text[]) AS wanted(id) WHERE {IN_HISTORY.format(request_id="wanted.id")}
+"""
+
+# Its entry in past_request stays: the file comes to the history again, and until then it is not found there.
+_BRING_BACK = f"""
+WITH gone AS (DELETE FROM transfer_history WHERE request_id = ANY(ARRAY({_OF_HISTORY})) RETURNING *)
+INSERT INTO transfer ({LIVE_COLUMNS}) SELECT {LIVE_COLUMNS} FROM gone
 """
 
 
@@ -81,7 +81,7 @@ def bring_back(conn: Connection, request_ids: Sequence[str]) -> int:
 
     Call it in a transaction that holds :data:`MOVING_LOCK` shared.
     """
-    return conn.execute(_BRING_BACK, (of_history(conn, request_ids),)).rowcount
+    return conn.execute(_BRING_BACK, (list(request_ids),)).rowcount
 
 
 def of_history(conn: Connection, request_ids: Sequence[str]) -> list[str]:

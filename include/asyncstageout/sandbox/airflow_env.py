@@ -169,9 +169,9 @@ def _configuration(layout: Layout, known: AirflowSecrets) -> dict[tuple[str, str
         ("scheduler", "scheduler_idle_sleep_time"): 0.2,
         ("scheduler", "task_instance_heartbeat_timeout"): 60,
         ("scheduler", "enable_health_check"): False,
-        # A new DAG file would be found after 300 s.
+        # A new or changed DAG file is found within 20 s; one that did not change is read for nothing.
         ("dag_processor", "refresh_interval"): 20,
-        ("dag_processor", "min_file_process_interval"): 60,
+        ("dag_processor", "min_file_process_interval"): 600,
         ("dag_processor", "parsing_processes"): 1,
         ("logging", "base_log_folder"): layout.logs / "airflow",
         ("logging", "worker_log_server_port"): ports.worker_logs,

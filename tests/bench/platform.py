@@ -41,6 +41,8 @@ SERVICES = ("postgres", "api-server", "scheduler", "dag-processor", "triggerer")
 QUIET_DAGS = ("stageout_clean",)
 SEND_EVERY_S = 0.5
 DRAIN_S = 600.0
+SETTLE_S = 90.0
+"""Until the start of Airflow, and the first run of each DAG, are over: they belong to no phase."""
 LOOK_S = 5.0
 
 
@@ -151,6 +153,7 @@ def running() -> Iterator[Bench]:
                     f"{bench.url}/api/v2/dags/{dag_id}", json={"is_paused": True}, timeout=30
                 )
                 answer.raise_for_status()
+            time.sleep(SETTLE_S)
             yield bench
         finally:
             bench.aso("down")

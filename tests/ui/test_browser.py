@@ -349,7 +349,7 @@ def test_users_find_their_own_way(open_page: Open, story: Story) -> None:
 # --- for everybody ---
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("mode", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_has_nothing_to_say(mode: Mode, open_page: Open, url: str, pages: tuple[str, ...]) -> None:
     page = open_page("/", mode=mode, listens=False)
     for path in (*pages, "/links?show=efficiency", "/nothing"):

@@ -104,7 +104,7 @@ def test_who_changed_that_and_when(open_page: Open) -> None:  # noqa: F811
     )
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("mode", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_has_nothing_to_say(mode: Mode, open_page: Open, url: str) -> None:  # noqa: F811
     page = open_page("/jobs", mode=mode)
     for path in PAGES:

@@ -30,10 +30,7 @@ pytest_plugins = ["fixtures.catalogue", "fixtures.cycles", "fixtures.publication
 _numbers = count(1)
 
 
-LONGEST = (
-    "end_to_end/test_demo.py", "ui/test_browser.py", "chaos/test_faults.py", "ui/test_browser_jobs.py",
-    "week/test_week.py",
-)  # fmt: skip
+LONGEST = ("end_to_end/test_demo.py", "ui/test_browser.py", "chaos/test_faults.py", "ui/test_browser_jobs.py")
 """Begun first, so that no process is left alone with one of them in the end."""
 
 

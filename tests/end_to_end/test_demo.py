@@ -305,6 +305,7 @@ def test_bad_input_is_refused_by_line_and_the_rest_goes_on(platform: Platform) -
 # the day on the grid, after which users have their own certificates.
 
 
+@pytest.mark.long
 def test_backfills_do_what_an_operator_expects(platform: Platform) -> None:
     """Transfer drives what is not done, intake adds nothing twice, statistics come to the same numbers."""
     past = backfills.make_past(platform)

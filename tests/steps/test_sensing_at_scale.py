@@ -177,6 +177,7 @@ async def watch(conn: Connection, client: FTS3Client, allowance: Allowance, paus
     return Measured(rounds, cpu_s, wall_s, longest_s)
 
 
+@pytest.mark.long
 def test_ten_thousand_open_jobs_on_one_trigger(
     conn: Connection, held_fts: FTS3Client, open_jobs: datetime, record_property: Any
 ) -> None:

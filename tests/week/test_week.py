@@ -33,6 +33,7 @@ SMALL = ("--files", "300", "--tick-min", "720", "--deaths", "6", "--keep-failed-
 """Two runs of every DAG a day, and a short quiet time: some 40 s of CPU, a quarter of it to count 240 hours."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_small_week_comes_to_its_right_end() -> None:
     # In a process of its own, as it moves the clock of the whole of it, and forks.

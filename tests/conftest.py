@@ -16,7 +16,6 @@ import pytest
 from fixtures.folders import temporary_folder
 
 os.environ.setdefault("TMPDIR", temporary_folder())
-tempfile.tempdir = None  # pytest has asked before, to capture output, and the answer is kept
 # Before anything imports Airflow: its home must be of this run alone, never somebody's own.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="aso-test-airflow-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"

@@ -79,10 +79,10 @@ def _cost(one: Result) -> Iterator[str]:
 
 
 def _platform(loads: Sequence[Result]) -> Iterator[str]:
-    yield from _table("load", "offered, files/s", "DONE, files/s", "files", "cores busy", "memory, MB")
+    yield from _table("load", "for", "offered, files/s", "DONE, files/s", "files", "cores busy", "memory, MB")
     for one in loads:
         yield _row(
-            one["phase"], f"{one['offered_files_per_s']:,.1f}", f"{one['done_files_per_s']:,.1f}",
+            one["phase"], f"{one['seconds']:.0f} s", f"{one['offered_files_per_s']:,.1f}", f"{one['done_files_per_s']:,.1f}",
             f"{one['files']:,}", f"{one['cores_busy']:.2f} of {one['cores']}", f"{one['memory_mb']:,}",
         )  # fmt: skip
 

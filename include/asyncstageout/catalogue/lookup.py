@@ -135,14 +135,15 @@ def find_file(conn: Connection, wanted: str) -> dict[str, Any] | None:
     """
     with conn.cursor(row_factory=dict_row) as cursor:
         file = cursor.execute(
+            # First all that match, by their indexes: "the newest one" would be looked for from the newest on.
             f"""
+            WITH found AS MATERIALIZED (SELECT * FROM {_FILES} t WHERE {_condition(wanted)})
             SELECT t.*, t.state::text AS state, t.type::text AS type, t.publication::text AS publication,
                 k.name AS task, k.vo_group, k.vo_role, j.job_id AS fts_job_id, j.fts_server,
                 j.fts_state, j.source_storage, j.source_protocol, j.destination_storage,
                 j.destination_protocol
-            FROM {_FILES} t JOIN task k ON k.id = t.task_id
-                LEFT JOIN fts_job j ON j.sid = t.fts_job
-            WHERE {_condition(wanted)} ORDER BY t.id DESC LIMIT 1
+            FROM found t JOIN task k ON k.id = t.task_id LEFT JOIN fts_job j ON j.sid = t.fts_job
+            ORDER BY t.id DESC LIMIT 1
             """,
             {"wanted": wanted, "of_source": request_id(wanted)},
         ).fetchone()

@@ -1,4 +1,4 @@
-"""A long past: which requests it has, in one place; and the few files of it that did not arrive."""
+"""A long past: which requests it has, in one place; and the few files, past and live, that did not arrive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ COMMENT ON COLUMN past_request.key IS 'hashtextextended(request_id, 0)';
 """
 
 # Pages of files that failed or were killed: few of many, so that the newest hundred may be years apart.
-NOT_DONE = "CREATE INDEX transfer_history_not_done ON transfer_history (state, id) WHERE state <> 'DONE'"
+NOT_DONE = """
+CREATE INDEX transfer_history_not_done ON transfer_history (state, id) WHERE state <> 'DONE';
+CREATE INDEX transfer_failed ON transfer (state, id) WHERE state IN ('FAILED', 'KILLED');
+"""
 
 
 def upgrade() -> None:
@@ -32,5 +35,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP INDEX transfer_history_not_done")
+    op.execute("DROP INDEX transfer_history_not_done, transfer_failed")
     op.execute("DROP TABLE past_request")

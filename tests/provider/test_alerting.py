@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -53,6 +55,8 @@ MAIL = channel(
 )
 CHAT = channel({"name": "chat", "kind": "slack"})
 HOOK = channel({"name": "hook", "kind": "webhook", "conn_id": "pager"})
+MANY = channel({"name": "many", "kind": "apprise"})
+NIGHT = channel({"name": "night", "kind": "apprise", "tags": ["night", "week"]})
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +290,102 @@ def test_a_webhook_is_signed(receiver: AnsweringServer, port: int, connected: Co
     assert (said.installation, said.channel) == ("an-installation", "hook")
     assert [one.id for one in said.alerts] == ["alert-message-1", "alert-message-2"]
     assert said.alerts[0].runbook == f"{BASE}/stageout/ui/runbooks/fts-server-down.md"
+
+
+# --- apprise ---
+
+
+def services(connected: Connected, *config: Any) -> None:
+    connected("apprise_default", host=None, conn_type="apprise", extra=json.dumps({"config": list(config)}))
+
+
+def test_apprises_services_are_told_over_tls(
+    receiver: AnsweringServer, port: int, connected: Connected, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(grid.ca))
+    services(connected, {"path": f"jsons://aso:very-secret@localhost:{port}/alerts"})
+    tell(MANY, notice(1), notice(2, "and this is over", Kind.OVER))
+    tell(MANY, notice(2, "and this is over", Kind.OVER))
+    first, over = [json.loads(asked.body) for asked in receiver.asked]
+    assert first["title"] == "[stageout] urgent: FTS <is> {{ down }} (and 1 more)"
+    assert "FTS &lt;is&gt; {{ down }}" in first["message"]
+    assert f"{BASE}/stageout/ui/alerts/1" in first["message"]
+    assert (first["type"], over["type"]) == ("failure", "success")
+
+
+def test_only_services_with_a_tag_of_the_channel_are_told(
+    receiver: AnsweringServer, port: int, connected: Connected, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(grid.ca))
+    paths = {name: f"jsons://localhost:{port}/{name}" for name in ("day", "night", "week", "all")}
+    tags: dict[str, Any] = {"day": "day", "night": "night", "week": ["week", "holidays"], "all": None}
+    services(connected, *({"path": paths[name], "tag": tag} for name, tag in tags.items()))
+    tell(NIGHT)
+    assert {asked.path for asked in receiver.asked} == {"/night", "/week"}
+    receiver.asked.clear()
+    tell(MANY)
+    assert {asked.path for asked in receiver.asked} == {"/day", "/night", "/week", "/all"}
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_service_of_apprise_that_takes_nothing_is_told_again_and_its_secret_stays_secret(  # noqa: PLR0917 - fixtures
+    receiver: AnsweringServer,
+    port: int,
+    connected: Connected,
+    grid: Grid,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    services(connected, {"path": f"jsons://aso:very-secret@localhost:{port}/alerts"})
+    with pytest.raises(Failing, match="task's log says which and why"), caplog.at_level(logging.INFO):
+        tell(MANY)
+    assert not receiver.asked, "its certificate is of an authority that nobody trusts"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(grid.ca))
+    receiver.respond = lambda _: Reply(status, b"no")
+    with pytest.raises(Failing) as failed, caplog.at_level(logging.INFO):
+        tell(MANY)
+    assert str(status) in caplog.text
+    assert "very-secret" not in caplog.text + str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, 'must be {"path": URL}'),
+        ([], "config names no service"),
+        ("{", "config is no JSON"),
+        ({"path": 5}, 'must be {"path": URL}'),
+        ({"path": "jsons://localhost/x", "tag": 5}, "tag must be"),
+        ({"path": "nonsense://very-secret@localhost"}, "no service of the form of path 1"),
+        (
+            [
+                {"path": "jsons://localhost/x"},
+                {"path": "jsons://aso:very-secret@localhost/x?verify=no", "tag": "a"},
+            ],
+            "path 2 says verify=no",
+        ),
+        ({"path": "jsons://localhost/x", "tag": "day"}, "no service has the tag night or week"),
+    ],
+)
+def test_a_connection_of_apprise_that_cannot_be_used_is_named(
+    connected: Connected, caplog: pytest.LogCaptureFixture, config: Any, said: str
+) -> None:
+    connected("apprise_default", host=None, conn_type="apprise", extra=json.dumps({"config": config}))
+    with pytest.raises(NotLetIn) as wrong:
+        opened(NIGHT, "")
+    assert wrong.value.said.startswith("connection apprise_default: reading it failed: ")
+    assert said in wrong.value.said
+    assert "very-secret" not in str(wrong.value) + caplog.text
+
+
+def test_apprise_is_said_to_be_missing_where_it_is(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services(connected, {"path": "jsons://localhost/x"})
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(NotLetIn, match=r"pip install 'asyncstageout\[apprise\]'"):
+        opened(MANY, "")
 
 
 # --- the task ---

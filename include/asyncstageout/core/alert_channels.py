@@ -59,7 +59,16 @@ class Webhook(Channel):
     conn_id: ConnId
 
 
-AnyChannel: TypeAlias = Mail | Slack | Webhook
+class Apprise(Channel):
+    """To services of Apprise, through a connection as Airflow's Apprise provider has it."""
+
+    kind: Literal["apprise"]
+    conn_id: ConnId = "apprise_default"
+    tags: tuple[Annotated[str, Field(pattern=r"^[^\s,]{1,100}$")], ...] = ()
+    """Services that have one of them; none: all."""
+
+
+AnyChannel: TypeAlias = Mail | Slack | Webhook | Apprise
 _CHANNEL: TypeAdapter[AnyChannel] = TypeAdapter(Annotated[AnyChannel, Field(discriminator="kind")])
 
 
@@ -93,5 +102,5 @@ def _called(row: object, number: int) -> str:
 def _said(error: ValidationError) -> str:
     flaw = error.errors(include_url=False, include_input=False)[0]
     # The first part says which kind of channel it is.
-    place = ".".join(str(part) for part in flaw["loc"] if part not in ("mail", "slack", "webhook"))
+    place = ".".join(str(part) for part in flaw["loc"] if part not in ("mail", "slack", "webhook", "apprise"))
     return f"{place}: {flaw['msg'].removeprefix('Value error, ')}" if place else flaw["msg"]

@@ -448,7 +448,7 @@ def _check_job(submission: JobSubmission) -> None:
 
 
 # What nearly all look like; the rest is taken apart.
-_PLAIN_URL = re.compile(r"(?:davs|https|root)://[a-zA-Z0-9][a-zA-Z0-9.\-]*(?::[0-9]{1,5})?/[^/?#]")
+_PLAIN_URL = re.compile(r"(?:davs|https|root)://[a-zA-Z0-9][a-zA-Z0-9._\-]*(?::[0-9]{1,5})?/[^/?#]")
 
 
 def _check_url(url: str, transfer_id: int) -> None:
@@ -461,6 +461,9 @@ def _check_url(url: str, transfer_id: int) -> None:
         raise NotSubmittable(f"a URL of {len(url)} characters; FTS keeps {MAX_URL_CHARS}", transfer_id)
 
 
+_ADLER32 = re.compile("[0-9a-f]{8}")
+
+
 def adler32_text(value: str, transfer_id: int | None = None) -> str:
     """Return the checksum as FTS and storages compare it, as text: 8 lower-case digits.
 
@@ -468,7 +471,7 @@ def adler32_text(value: str, transfer_id: int | None = None) -> str:
     '001a2b3c'
     """
     text = value.strip().lower().zfill(8)
-    if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
+    if not _ADLER32.fullmatch(text):
         raise NotSubmittable(f"{value!r} is not an Adler-32 checksum", transfer_id)
     return text
 

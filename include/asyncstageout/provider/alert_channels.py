@@ -1,4 +1,4 @@
-"""Channels of alerts, made of Airflow's connections: mail through Airflow's own notifier, chats, webhooks."""
+"""Channels of alerts, made of Airflow's connections: mail by its own notifier, chats, webhooks, Apprise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from airflow.sdk import Variable
 from airflow.sdk.exceptions import AirflowException
 
 from asyncstageout.clients.alert_receivers import AlertWebhook, ChatWebhook
+from asyncstageout.clients.apprise_services import AppriseServices, AppriseUnusable, read_services
 from asyncstageout.clients.receivers import ContentRefused, Failing, NotLetIn, ReceiverError
 from asyncstageout.clients.webhook import BadSecret, BadURL
-from asyncstageout.core.alert_channels import VARIABLE, AnyChannel, Mail, Slack, Webhook, read_channels
+from asyncstageout.core.alert_channels import (
+    VARIABLE,
+    AnyChannel,
+    Apprise,
+    Mail,
+    Slack,
+    Webhook,
+    read_channels,
+)
 from asyncstageout.core.alert_texts import Links, html, title
 from asyncstageout.core.alerts import Notice
 from asyncstageout.provider.connections import ConnectionUnusable, address_of, connection, session_of
@@ -51,7 +60,9 @@ def opened(channel: AnyChannel, installation: str) -> Teller:
                 return AlertWebhook(
                     url, session, keys, links(), installation=installation, channel=channel.name
                 )
-    except (ConnectionUnusable, BadSecret, BadURL) as error:
+            case Apprise():
+                return _apprise(channel)
+    except (ConnectionUnusable, BadSecret, BadURL, AppriseUnusable) as error:
         said = str(error).removeprefix(f"connection {channel.conn_id}: ")
         raise NotLetIn(f"connection {channel.conn_id}", "reading it", detail=said) from error
 
@@ -66,6 +77,12 @@ def _chat(channel: Slack) -> ChatWebhook:
     host = str(conn.host)
     base = host.rstrip("/") if "://" in host else address_of(conn)
     return ChatWebhook(f"{base}/{conn.password.lstrip('/')}", session_of(conn), links())
+
+
+def _apprise(channel: Apprise) -> AppriseServices:
+    """The services, with their secrets, are in the extra as Airflow's Apprise provider writes them."""
+    config = connection(channel.conn_id, needs_host=False).extra_dejson.get("config")
+    return AppriseServices(f"connection {channel.conn_id}", read_services(config), links(), tags=channel.tags)
 
 
 class _Mail:

@@ -23,16 +23,16 @@ class ConnectionUnusable(ValueError):
         super().__init__(f"connection {conn_id}: {why}")
 
 
-def connection(conn_id: str) -> Connection:
-    """Return a connection that has a host.
+def connection(conn_id: str, *, needs_host: bool = True) -> Connection:
+    """Return a connection.
 
-    :raises ConnectionUnusable: there is none, or it has no host.
+    :raises ConnectionUnusable: there is none, or it has no host and needs one.
     """
     try:
         conn = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException as error:
         raise ConnectionUnusable(conn_id, "there is no such connection") from error
-    if not conn.host:
+    if needs_host and not conn.host:
         raise ConnectionUnusable(conn_id, "it has no host")
     return conn
 

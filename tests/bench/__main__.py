@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import pipeline, platform, report
 from bench.calibrate import where
+from bench.yardstick import of_python
 
 FILES, LINKS, CYCLE = 20_000, 100, 20_000
 QUEUES = (1_000_000, 10_000_000)
@@ -22,7 +23,7 @@ QUICK = 0.1
 
 
 def results(scale: float) -> Iterator[dict[str, Any]]:
-    yield {"bench": "machine", "measured_on": where()}
+    yield {"bench": "machine", "measured_on": where(), "yard_python_s": round(of_python(), 4)}
     yield pipeline.measure(FILES, LINKS, CYCLE)
     yield from platform.measure(platform.PHASES, seed=1, scale=scale)
     for pending in QUEUES:

@@ -199,7 +199,7 @@ def phase(bench: Bench, world: World, load: Load) -> dict[str, Any]:
         sender = Sender(bench, world, load) if load.times else None
         if sender is not None:
             sender.start()
-        memory, backlog, at_end = 0, [], None
+        memory, backlog = 0, []
         while True:
             time.sleep(LOOK_S)
             passed_s = time.monotonic() - started
@@ -207,8 +207,6 @@ def phase(bench: Bench, world: World, load: Load) -> dict[str, Any]:
             counts = _counts(conn, since)
             done = counts.get("DONE", 0)
             backlog.append((round(passed_s), sum(counts.values()) - done, done))
-            if at_end is None and passed_s >= load.seconds:
-                at_end = done
             if passed_s >= load.seconds and (
                 sender is None or (not sender.is_alive() and done >= sender.files)
             ):
@@ -226,7 +224,7 @@ def phase(bench: Bench, world: World, load: Load) -> dict[str, Any]:
         }  # fmt: skip
         if sender is not None:
             result |= {
-                "done_files_per_s": round((at_end or 0) / load.seconds, 1),
+                "done_files_per_s": _throughput(conn, since),
                 "cpu_s_per_1000_files": {name: round(1000 * one / files, 3) for name, one in used.items()},
                 "delays_s": {"arrival_to_accepted": _accepted(conn, since), "final_to_done": _done(conn, since)},
                 "jobs": _jobs(conn, since), "longest_post_s": round(sender.longest_s, 2),
@@ -271,6 +269,16 @@ def _done(conn: Connection, since: Any) -> dict[str, float]:
         " WHERE created_at >= %s AND state = 'DONE'",
         since,
     )
+
+
+def _throughput(conn: Connection, since: Any) -> float:
+    """Return files a second from the first that was DONE to the last."""
+    (rate,) = conn.execute(
+        "SELECT count(*) / nullif(extract(epoch FROM max(ended_at) - min(ended_at)), 0) FROM transfer"
+        " WHERE created_at >= %s AND state = 'DONE'",
+        (since,),
+    ).fetchone() or (None,)
+    return round(float(rate or 0), 1)
 
 
 def _jobs(conn: Connection, since: Any) -> int:

@@ -165,7 +165,7 @@ def _configuration(layout: Layout, known: AirflowSecrets) -> dict[tuple[str, str
         ("api", "port"): ports.api_server,
         ("api", "workers"): 1,
         ("api_auth", "jwt_secret"): known.jwt,
-        # A hop between two tasks waits half of this on average. With 0.2 an idle scheduler costs twice as much.
+        # A hop between two tasks waits for half of this on average; an idle scheduler looks so often.
         ("scheduler", "scheduler_idle_sleep_time"): 0.5,
         ("scheduler", "task_instance_heartbeat_timeout"): 60,
         ("scheduler", "enable_health_check"): False,

@@ -14,6 +14,8 @@ COPY --chown=airflow:root pyproject.toml README.md LICENSE ./
 COPY --chown=airflow:root include include
 COPY --chown=airflow:root runbooks runbooks
 RUN pip install --no-cache-dir --no-deps .
+# Workers and DAG processors import once what all that they fork needs.
+RUN mkdir -p /opt/airflow/config && cp include/asyncstageout/provider/local_settings.py /opt/airflow/config/airflow_local_settings.py
 
 COPY --chown=airflow:root dags /opt/airflow/dags
 COPY --chown=airflow:root plugins /opt/airflow/plugins

@@ -1,7 +1,7 @@
 """``make bench``: all figures of docs/performance.md, and that page: ``python -m bench [--quick]``, from ``tests``.
 
 Each result is a line of ``docs/images/performance/results.jsonl``; the page and its plots are drawn from them alone, so
-that ``--report`` draws them again without measuring.
+that ``--report`` draws them again without measuring, and ``--parts`` measures some of them again and keeps the others.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench import pipeline, platform, report
@@ -21,33 +21,54 @@ QUEUES = (1_000_000, 10_000_000)
 PASTS = (10_000_000,)
 QUICK = 0.1
 
+Result = dict[str, Any]
 
-def results(scale: float) -> Iterator[dict[str, Any]]:
-    yield {"bench": "machine", "measured_on": where(), "yard_python_s": round(of_python(), 4)}
+
+def _pipeline(_scale: float) -> Iterator[Result]:
     yield pipeline.measure(FILES, LINKS, CYCLE)
+
+
+def _platform(scale: float) -> Iterator[Result]:
     yield from platform.measure(platform.PHASES, seed=1, scale=scale)
+
+
+def _flat(scale: float) -> Iterator[Result]:
     for pending in QUEUES:
         yield pipeline.measure(FILES, LINKS, CYCLE, pending=round(pending * scale))
     for past in PASTS:
         yield pipeline.measure(FILES, LINKS, CYCLE, past=round(past * scale))
 
 
+PARTS: Mapping[str, Callable[[float], Iterator[Result]]] = {
+    "pipeline": _pipeline, "flat": _flat, "platform": _platform,
+}  # fmt: skip
+
+
+def measure(parts: Sequence[str], scale: float) -> None:
+    """Measure parts; each result replaces those that its part had, as soon as it is known."""
+    kept = [one for one in report.results() if one["part"] not in parts]
+    found: list[Result] = []
+    for part in parts:
+        at = {"part": part, "measured_on": where(), "yard_python_s": round(of_python(), 4)}
+        for result in PARTS[part](scale):
+            found.append(at | result)
+            lines = [json.dumps(one) + "\n" for one in kept + found]
+            report.RESULTS.write_text("".join(lines), encoding="utf-8")
+            sys.stdout.write(lines[-1][:400].rstrip() + "\n")
+            sys.stdout.flush()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, queue and past")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
         "--report", action="store_true", help="only draw the page from the results that are there"
     )
     args = parser.parse_args()
     if not args.report:
         report.FOLDER.mkdir(parents=True, exist_ok=True)
-        with report.RESULTS.open("w", encoding="utf-8") as kept:
-            for result in results(QUICK if args.quick else 1.0):
-                line = json.dumps(result) + "\n"
-                kept.write(line)
-                kept.flush()
-                sys.stdout.write(line[:300].rstrip() + "\n")
-                sys.stdout.flush()
+        measure(args.parts, QUICK if args.quick else 1.0)
     report.write()
 
 

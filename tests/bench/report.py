@@ -13,6 +13,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 FOLDER = DOCS / "images" / "performance"
 RESULTS = FOLDER / "results.jsonl"
 PAGE = DOCS / "performance.md"
+PAGES = FOLDER / "pages.jsonl"
+"""Of ``python -m load.pages``."""
 PROSE = Path(__file__).with_name("performance.md")
 """The page, with a line ``{{name}}`` where a table or plot goes."""
 
@@ -26,32 +28,44 @@ ENOUGH_PER_S = 460
 """40 M files a day are 463 a second; a seeded day holds a per cent more or less."""
 
 
+def results() -> list[Result]:
+    """Return what was measured so far."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
 def write() -> None:
     """Write the page and its plots."""
-    results = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    found = results()
     text = PROSE.read_text(encoding="utf-8")
-    for name, lines in _parts(results).items():
+    for name, lines in _parts(found).items():
         text = text.replace(f"{{{{{name}}}}}", "\n".join(lines))
     PAGE.write_text(text, encoding="utf-8")
-    for name, svg in _plots(results):
+    for name, svg in _plots(found):
         (FOLDER / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
+def _of(results: Sequence[Result], part: str) -> list[Result]:
+    return [one for one in results if one["part"] == part]
+
+
 def _parts(results: Sequence[Result]) -> dict[str, list[str]]:
-    cost, *flat = [one for one in results if one["bench"] == "pipeline"]
-    phases = [one for one in results if one["bench"] == "platform"]
+    (cost,) = _of(results, "pipeline")
+    flat, phases = _of(results, "flat"), _of(results, "platform")
     loads = [one for one in phases if one["files"]]
     idle = [one for one in phases if not one["files"]]
-    (machine,) = [one["measured_on"] for one in results if one["bench"] == "machine"]
-    yard_s = next((one["yard_python_s"] for one in results if "yard_python_s" in one), None)
+    places = sorted({one["measured_on"] for one in results})
+    yards = [one["yard_python_s"] for one in results]
     return {
-        "machine": [f"{machine}; a yard of Python takes {yard_s:.3f} s" if yard_s else machine],
+        "machine": [f"{' and '.join(places)}; a yard of Python took {min(yards):.3f} to {max(yards):.3f} s"],
         "aims": list(_aims(cost, flat, phases)),
         "cost": list(_cost(cost)),
         "platform": list(_platform(loads)),
         "processes": list(_processes(phases)),
         "delays": list(_delays(loads)),
         "flatness": list(_flatness([cost, *flat])),
+        "pages": list(_pages()),
         "idle": [_idle(one) for one in idle],
         "memory": [
             f"{max(one['memory_mb'] for one in phases):,} MB, at its most, for everything but FTS and sites."
@@ -147,6 +161,20 @@ def _flatness(runs: Sequence[Result]) -> Iterator[str]:
         )  # fmt: skip
 
 
+def _pages() -> Iterator[str]:
+    head, *rows = [json.loads(line) for line in PAGES.read_text(encoding="utf-8").splitlines()]
+    yield (
+        f"Beside {head['waiting']:,} files that wait and a history of {head['history']:,} ({head['measured_on']}), medians of what the"
+        " server takes and of when a browser has painted something (*first contentful paint*), in milliseconds:"
+    )
+    yield ""
+    yield from _table("page", "server", "of it CPU", "first paint")
+    for row in rows:
+        yield _row(
+            f"`{row['page']}`", f"{row['took_ms']:.0f}", f"{row['cpu_ms']:.0f}", f"{row['painted_ms']:.0f}"
+        )
+
+
 def _idle(one: Result) -> str:
     parts = ", ".join(f"{name} {used / one['took_s']:.3f}" for name, used in one["cpu_s"].items())
     return f"{one['cores_busy']:.2f} cores with nothing to do ({parts}); {one['memory_mb']:,} MB."
@@ -157,7 +185,7 @@ def _minutes(at_s: float) -> str:
 
 
 def _plots(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
-    cost, *_ = [one for one in results if one["bench"] == "pipeline"]
+    (cost,) = _of(results, "pipeline")
     yield (
         "cost",
         bars(
@@ -166,7 +194,7 @@ def _plots(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
             lambda x: f"{x:.3f}",
         ),
     )
-    loads = [one for one in results if one["bench"] == "platform" and one["files"]]
+    loads = [one for one in _of(results, "platform") if one["files"]]
     yield (
         "processes",
         bars(

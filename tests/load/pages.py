@@ -1,16 +1,23 @@
 """How long pages take when ten million files wait: ``python -m load.pages [files] [history]``, from ``tests``.
 
 Makes a Postgres of its own in a temporary folder (about 1.3 kB of disk per waiting file, 600 bytes per past one) and
-deletes it afterwards. Says for each page the median of what the server takes, and what of it is its own CPU.
+deletes it afterwards. Says for each page the median of what the server takes, what of it is its own CPU, and when a
+browser has painted something (its *first contentful paint*). Each result is a line of :data:`RESULTS`, of which
+``python -m bench --report`` makes a table.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from typing import Any, NamedTuple
 
+from playwright.sync_api import Page
 from psycopg import Connection
 from starlette.testclient import TestClient
 
@@ -21,14 +28,17 @@ from asyncstageout.catalogue.partitions import ensure_days, ensure_month
 from asyncstageout.catalogue.pool import CataloguePool
 from asyncstageout.catalogue.rollups import DAY, HOUR
 from asyncstageout.ui.app import create_room
+from bench.calibrate import where
 from client.serving import mounted
 from load.bodies import SITES
 from load.history import fill
 from load.queue import MEMORY, seed
 from load.runs import fill_runs
 from load.server import loaded_catalogue, say
-from ui.serving import UNLIMITED, by_cookie
+from ui.browsing import browser, context
+from ui.serving import UNLIMITED, by_cookie, room
 
+RESULTS = Path(__file__).resolve().parents[2] / "docs/images/performance/pages.jsonl"
 FILES = 10_000_000
 TRIES = 5
 DAYS, HOURS = 30, 8 * 24
@@ -44,6 +54,12 @@ PAGES = (
     "/audit", "/audit?range=30d", "/audit?range=30d&who=nobody&kind=kill",
 )  # fmt: skip
 """A new page is one more here."""
+
+# The first paint may come after "load": wait for it.
+_FIRST_PAINT = """() => new Promise(done => new PerformanceObserver(seen => {
+    const first = seen.getEntriesByName("first-contentful-paint")[0];
+    if (first) done(first.startTime);
+}).observe({type: "paint", buffered: true}))"""
 
 EVENTS, FAILED_SHARE = 2_000_000, 0.06
 # Of files that wait, one in so many was tried before, and failed; arrivals and failures of the last day.
@@ -87,12 +103,46 @@ def main(files: int = FILES, history: int = 0) -> None:
         _count(conn)
         some = fill_runs(conn)
         say(f"{files:,} files wait, {history:,} ended, made in {perf_counter() - started_s:,.0f} s")
-        pool = CataloguePool(lambda: connect(loaded.url))
-        house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
-        room = TestClient(mounted(create_room(house)), cookies={"who": "olga"}, follow_redirects=False)
-        for page in PAGES:
-            _time(room, page.format(file=file, **some))
+        pages = [page.format(file=file, **some) for page in PAGES]
+        served = _served(loaded.url, pages)
+        painted = _painted(loaded.url, pages)
+    lines: list[dict[str, Any]] = [{"measured_on": where(), "waiting": files, "history": history}]
+    for page, path, one in zip(PAGES, pages, served, strict=True):
+        lines.append({"page": page, **one._asdict(), "painted_ms": round(painted[path])})
+        say(
+            f"{one.took_ms:6.0f} ms, CPU {one.cpu_ms:4.0f} ms, {one.kb:5.0f} kB, painted {painted[path]:6.0f} ms  {path}"
+        )
+    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+class Served(NamedTuple):
+    """What the server takes for a page: medians."""
+
+    took_ms: float
+    cpu_ms: float
+    kb: float
+
+
+def _served(url: str, pages: Sequence[str]) -> list[Served]:
+    pool = CataloguePool(lambda: connect(url))
+    house = APIHouse(catalogue=pool.connection, authenticate=by_cookie, limits=UNLIMITED)
+    client = TestClient(mounted(create_room(house)), cookies={"who": "olga"}, follow_redirects=False)
+    try:
+        return [_serve(client, page) for page in pages]
+    finally:
         pool.close()
+
+
+def _painted(url: str, pages: Sequence[str]) -> dict[str, float]:
+    """Return the milliseconds from asking for each page until something of it was there to be seen: medians."""
+    with room(url) as base, browser() as running, context(running, base) as looking:
+        page = looking.new_page()
+        return {path: median([_paint(page, base + path) for _ in range(TRIES)][1:]) for path in pages}
+
+
+def _paint(page: Page, url: str) -> float:
+    page.goto(url, wait_until="load")
+    return float(page.evaluate(_FIRST_PAINT))
 
 
 def _fail(conn: Connection, files: int) -> int:
@@ -107,17 +157,18 @@ def _fail(conn: Connection, files: int) -> int:
     return int(file)
 
 
-def _time(room: TestClient, page: str) -> None:
+def _serve(client: TestClient, page: str) -> Served:
     took, own = [], []
     for _ in range(TRIES + 1):
         started_s, used_s = perf_counter(), process_time()
-        answer = room.get(f"/stageout/ui{page}")
+        answer = client.get(f"/stageout/ui{page}")
         assert answer.status_code in (200, 303), answer.text
         took.append(perf_counter() - started_s)
         own.append(process_time() - used_s)
-    size = len(answer.content)
-    say(
-        f"{median(took[1:]) * 1000:6.0f} ms, CPU {median(own[1:]) * 1000:4.0f} ms, {size / 1000:5.0f} kB  {page}"
+    return Served(
+        round(median(took[1:]) * 1000, 1),
+        round(median(own[1:]) * 1000, 1),
+        round(len(answer.content) / 1000, 1),
     )
 
 

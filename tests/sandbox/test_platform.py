@@ -129,15 +129,6 @@ def test_nothing_of_another_airflow_or_python_is_inherited() -> None:
     assert airflow_env.inherited_environment(caller) == {"PATH": "/bin"}
 
 
-def test_only_the_scheduler_preloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported: list[str] = []
-    monkeypatch.setattr("importlib.import_module", imported.append)
-    airflow_env.preload(["airflow", "triggerer"])
-    assert imported == []
-    airflow_env.preload(["airflow", "scheduler"])
-    assert imported == list(airflow_env.PRELOADED)
-
-
 def test_the_local_settings_are_a_module_that_exports_nothing(home: Layout) -> None:
     airflow_env.write_local_settings(home)
     names: dict[str, object] = {}

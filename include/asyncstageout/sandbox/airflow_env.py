@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from asyncstageout import provider
 from asyncstageout.sandbox.layout import LOOPBACK, Layout, write_private
 from asyncstageout.sandbox.sites.names import DOMAIN
 from asyncstageout.sandbox.tls import SandboxTLS
@@ -24,20 +25,6 @@ SECOND_FTS = "fts3_second"
 LOGINS_FILE = "airflow-logins.json"
 LOGINS = {ADMIN: "admin", "op": "op", "viewer": "viewer"}
 """User name -> role of Airflow's SimpleAuthManager."""
-
-PRELOADED = (
-    "airflow.providers.standard.decorators.python",
-    "airflow.providers.standard.operators.python",
-    "airflow.sdk.definitions.decorators",
-    "airflow.sdk.execution_time.request_handlers",
-    "airflow.sdk.execution_time.supervisor",
-    "airflow.sdk.execution_time.task_runner",
-    "asyncstageout.provider",
-    "asyncstageout.steps",
-    "psycopg",
-    "requests",
-)
-"""Imported once in the scheduler, or the Celery worker; what they fork inherits them: 0.1 s less a task."""
 
 ENGINE_VARIABLE = "ASO_ENGINE"
 SLOW_QUEUE = "slow"
@@ -55,19 +42,6 @@ class Engine(StrEnum):
     def chosen(cls, environment: Mapping[str, str]) -> Engine:
         """Return what ``ASO_ENGINE`` says, else ``LOCAL``."""
         return cls(environment.get(ENGINE_VARIABLE) or cls.LOCAL)
-
-
-LOCAL_SETTINGS = '''\
-"""Written by asyncstageout.sandbox.airflow_env: workers are forked with their modules imported."""
-
-__all__ = []
-
-import sys
-
-from asyncstageout.sandbox.airflow_env import preload
-
-preload(sys.argv)
-'''
 
 
 @dataclass(frozen=True)
@@ -117,17 +91,12 @@ def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def write_local_settings(layout: Layout) -> None:
-    """Write the module by which the scheduler preloads what its workers need."""
+    """Put the module in place by which processes that fork import what their children need."""
     config = layout.airflow / "config"
     config.mkdir(exist_ok=True)
-    (config / "airflow_local_settings.py").write_text(LOCAL_SETTINGS)
-
-
-def preload(argv: Sequence[str]) -> None:
-    """Import what tasks need when this is a scheduler or worker. A module that is missing is an error."""
-    if {"scheduler", "worker"} & set(argv):
-        for name in PRELOADED:
-            importlib.import_module(name)
+    shutil.copyfile(
+        Path(provider.__file__).with_name("local_settings.py"), config / "airflow_local_settings.py"
+    )
 
 
 def catalogue_url(layout: Layout) -> str:

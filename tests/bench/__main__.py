@@ -16,7 +16,8 @@ from bench import pipeline, platform, report
 from bench.calibrate import where
 from bench.yardstick import of_python
 
-FILES, LINKS, CYCLE = 20_000, 100, 20_000
+FILES, LINKS, CYCLE = 100_000, 100, 20_000
+"""So many files that what Postgres writes once after each checkpoint, whole pages, is shared out as on a busy day."""
 QUEUES = (1_000_000, 10_000_000)
 PASTS = (10_000_000,)
 QUICK = 0.1

@@ -50,12 +50,13 @@ WITH open AS MATERIALIZED (
 ), job AS (
     UPDATE fts_job j SET ended_at = now(), open_files = 0, reason = %(reason)s,
         state = (CASE o.state WHEN 'PLANNED' THEN 'REFUSED' ELSE 'ENDED' END)::job_state
-    FROM open o WHERE j.sid = o.sid AND NOT o.may_write RETURNING j.sid
+    FROM open o WHERE j.sid = o.sid AND NOT o.may_write RETURNING j.sid, j.transfer_ids
 ), way AS (
     SELECT * FROM unnest(%(states)s::transfer_state[], %(next)s::transfer_state[]) AS w(state, next_state)
 ), seen AS (
     SELECT t.id, t.state, w.next_state
-    FROM job JOIN transfer t ON t.fts_job = job.sid JOIN way w USING (state)
+    FROM job CROSS JOIN LATERAL unnest(job.transfer_ids) AS u(id)
+        JOIN transfer t ON t.id = u.id AND t.fts_job = job.sid JOIN way w USING (state)
     ORDER BY t.id FOR UPDATE OF t
 ), changed AS (
     UPDATE transfer t SET state = s.next_state, due_at = now(), updated_at = now(),

@@ -103,14 +103,19 @@ WITH taken AS (
     DELETE FROM fts_report WHERE id IN (
         SELECT id FROM fts_report ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
     ) RETURNING *
+), file AS (
+    -- By id: through the index of files in jobs, each report would read all files of its job.
+    SELECT t.transfer_id AS file, t.* FROM taken t WHERE t.transfer_id IS NOT NULL
+    UNION ALL
+    SELECT unnest(j.transfer_ids), t.* FROM taken t JOIN fts_job j USING (sid) WHERE t.transfer_id IS NULL
 )
 SELECT t.id, r.sid, t.attempt, t.source, t.destination, t.username, t.activity, t.size_bytes, t.adler32,
     CASE WHEN t.attempt > 1 THEN t.failure_category END,
-    coalesce((SELECT (j.params->>'overwrite')::boolean FROM fts_job j WHERE j.sid = r.sid), false),
+    coalesce((j.params->>'overwrite')::boolean, false),
     r.transfer_id, r.fts_file_id, r.job_state, r.file_state, r.reason, r.recoverable, r.finished_at,
     r.dst_size_bytes, r.dst_adler32
-FROM taken r JOIN transfer t
-    ON t.fts_job = r.sid AND t.state IN ('SUBMITTED', 'KILL') AND t.id = coalesce(r.transfer_id, t.id)
+FROM file r JOIN fts_job j ON j.sid = r.sid
+    JOIN transfer t ON t.id = r.file AND t.fts_job = r.sid AND t.state::text IN ('SUBMITTED', 'KILL')
 ORDER BY t.id, r.transfer_id NULLS LAST, r.id
 """
 

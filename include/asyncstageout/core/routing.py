@@ -72,6 +72,9 @@ class Routing:
 
     def __post_init__(self) -> None:
         self._found: dict[tuple[Link, str, str | None, str], Way | Held] = {}
+        # Of a link these are nearly always the same for all of its users.
+        self._named: dict[tuple[Link, tuple[str, ...]], FileNames | Held] = {}
+        self._served: dict[tuple[Link, tuple[str, ...], str], FTSServer | None] = {}
 
     @cached_property
     def without_holds(self) -> Routing:
@@ -98,17 +101,10 @@ class Routing:
         policy = self.policies.of(*asked)
         owner = Identity.read(identity)
         actor = owner if policy.credential == "user" else owner.of_service()
-        names = self._names(link, policy)
+        names = self._names(link, tuple(policy.schemes or ANY_SCHEME))
         if isinstance(names, Held):
             return names
-        server = choose_server(
-            self.servers,
-            wanted=self.storages[link.destination][1].fts,
-            allowed=policy.fts_servers,
-            destination=link.destination,
-            vo=actor.vo,
-            key=str(link),
-        )
+        server = self._server(link, tuple(policy.fts_servers), actor.vo)
         if server is None:
             return Held(none_is_up(self.servers))
         reason = self.holds.get((server.name, str(actor))) or self.holds.get(("", str(actor)))
@@ -116,13 +112,32 @@ class Routing:
             return Held(reason, is_identity=not actor.is_service)
         return Way(policy, self.policies.bucket_of(*asked), server.name, str(actor), names)
 
-    def _names(self, link: Link, policy: LinkPolicy) -> FileNames | Held:
+    def _server(self, link: Link, allowed: tuple[str, ...], vo: str) -> FTSServer | None:
+        asked = (link, allowed, vo)
+        if asked not in self._served:
+            self._served[asked] = choose_server(
+                self.servers,
+                wanted=self.storages[link.destination][1].fts,
+                allowed=allowed,
+                destination=link.destination,
+                vo=vo,
+                key=str(link),
+            )
+        return self._served[asked]
+
+    def _names(self, link: Link, schemes: tuple[str, ...]) -> FileNames | Held:
+        asked = (link, schemes)
+        if asked not in self._named:
+            self._named[asked] = self._find_names(link, schemes)
+        return self._named[asked]
+
+    def _find_names(self, link: Link, schemes: tuple[str, ...]) -> FileNames | Held:
         for site in link:
             if site not in self.storages:
                 return Held(f"{site} has no description of its names (aso sites load)")
         (from_version, source), (to_version, destination) = (self.storages[site] for site in link)
         try:
-            pair = best_protocols(source, destination, policy.schemes or ANY_SCHEME)
+            pair = best_protocols(source, destination, schemes)
         except NoCommonScheme as error:
             return Held(str(error))
         return FileNames(from_version, pair.source, to_version, pair.destination)

@@ -29,8 +29,8 @@ JOBS_PER_SHARD = 50
 """Fewer jobs than this are submitted faster by one task than a second task takes to start."""
 
 
-FIRST_ROOM = 200
-"""Files of a link at first, where many links wait: one full FTS job."""
+FIRST_ROOM = 60
+"""Files of a link at first, where many links wait."""
 ROOM_GROWS = 8
 
 

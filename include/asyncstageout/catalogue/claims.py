@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from asyncstageout.catalogue.arrays import array
 from asyncstageout.catalogue.cycles import Cycle, CycleParams
 from asyncstageout.core.failures import GOES_WITH_OVERWRITE
 from asyncstageout.core.planning import SHARE, InFlight, Link, PendingFile, PlannedJob
@@ -141,10 +141,9 @@ ORDER BY p.turn, t.due_at, t.id
 """
 
 _WRITE_JOBS = """
-INSERT INTO fts_job (sid, cycle_id, source, destination, fts_server, identity, activity, priority,
+COPY fts_job (sid, cycle_id, source, destination, fts_server, identity, activity, priority,
     source_storage, source_protocol, destination_storage, destination_protocol, params, transfer_ids,
-    open_files, size_bytes)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    open_files, size_bytes) FROM STDIN
 """
 
 _ACQUIRE = """
@@ -299,7 +298,7 @@ def take(
             "overwriting": [category.value for category in GOES_WITH_OVERWRITE],
         },
     )
-    return [PendingFile(*row) for row in rows]
+    return [PendingFile(*row) for row in rows.fetchall()]
 
 
 def write_jobs(conn: Connection, cycle: Cycle, jobs: Sequence[PlannedJob], *, step_run: int) -> None:
@@ -307,17 +306,14 @@ def write_jobs(conn: Connection, cycle: Cycle, jobs: Sequence[PlannedJob], *, st
 
     Call it in the transaction that took the files.
     """
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            _WRITE_JOBS,
-            [
-                (job.sid, cycle.cycle_id, *job.key[:6], *job.key.names, Jsonb(dict(job.key.params)),
-                 list(job.transfer_ids), len(job.transfer_ids), job.size_bytes)
-                for job in jobs
-            ],
-        )  # fmt: skip
-    ids: list[int] = [transfer_id for job in jobs for transfer_id in job.transfer_ids]
-    sids: list[UUID] = [job.sid for job in jobs for _ in job.transfer_ids]
+    with conn.cursor().copy(_WRITE_JOBS) as copy:
+        for job in jobs:
+            copy.write_row((
+                job.sid, cycle.cycle_id, *job.key[:6], *job.key.names, Jsonb(dict(job.key.params)),
+                array(job.transfer_ids), len(job.transfer_ids), job.size_bytes,
+            ))  # fmt: skip
+    ids = array(transfer_id for job in jobs for transfer_id in job.transfer_ids)
+    sids = array(job.sid for job in jobs for _ in job.transfer_ids)
     conn.execute(_ACQUIRE, {"ids": ids, "sids": sids, "step_run": step_run})
 
 

@@ -211,7 +211,7 @@ def _copy_in(conn: Connection, requests: Mapping[int, TransferRequest], ids: Map
 
 def _create(conn: Connection, ids: Mapping[int, str], values: Values) -> dict[int, Answer]:
     rows = conn.execute(_CREATE, values)
-    return {position: Answer(position, ids[position], "created", None) for (position,) in rows}
+    return {position: Answer(position, ids[position], "created", None) for (position,) in rows.fetchall()}
 
 
 def _send_again(

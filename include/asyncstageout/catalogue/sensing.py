@@ -288,7 +288,10 @@ def take_reports(conn: Connection, at_most: int) -> list[ReportedFile]:
     Call it in the transaction that applies them: if that fails, they are still there.
     """
     rows = conn.execute(_TAKE, (at_most,))
-    return [ReportedFile._make((*row[:_FILE_COLUMNS], Report(row[1], *row[_FILE_COLUMNS:]))) for row in rows]
+    return [
+        ReportedFile._make((*row[:_FILE_COLUMNS], Report(row[1], *row[_FILE_COLUMNS:])))
+        for row in rows.fetchall()
+    ]
 
 
 def staged_reports(conn: Connection) -> int:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from asyncstageout.catalogue.arrays import array
 from asyncstageout.core.failures import Failure
 from asyncstageout.core.states import TRANSITIONS, TransferState
 
@@ -108,16 +109,16 @@ def apply_moves(conn: Connection, moves: Sequence[Move], step_run: int) -> dict[
     rows = conn.execute(
         _APPLY,
         {
-            "ids": [move.transfer_id for move in moves],
-            "jobs": [move.fts_job for move in moves],
-            "states": [move.to_state.value for move in moves],
-            "dues": [move.due_at for move in moves],
-            "file_ids": [move.fts_file_id for move in moves],
-            "finished": [move.fts_finished_at for move in moves],
-            "categories": [failure and failure.category.value for failure in failures],
-            "codes": [failure and failure.code for failure in failures],
+            "ids": array(move.transfer_id for move in moves),
+            "jobs": array(move.fts_job for move in moves),
+            "states": array(move.to_state for move in moves),
+            "dues": array(move.due_at for move in moves),
+            "file_ids": array(move.fts_file_id for move in moves),
+            "finished": array(move.fts_finished_at for move in moves),
+            "categories": array(failure.category if failure else None for failure in failures),
+            "codes": array(failure.code if failure else None for failure in failures),
             "scopes": [failure and failure.scope for failure in failures],
-            "errnos": [failure and failure.errno for failure in failures],
+            "errnos": array(failure.errno if failure else None for failure in failures),
             "reasons": [failure and failure.reason for failure in failures],
             "notes": [move.note for move in moves],
             "legal": LEGAL_MOVES,

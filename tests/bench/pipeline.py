@@ -268,10 +268,11 @@ def measure(files: int, links: int, limit: int, *, pending: int = 0, past: int =
                 accepted = cycle(conn, clients, meter, number, min(limit, waiting))
                 settle(conn, client, meter, accepted)
                 waiting, number = waiting - accepted, number + 1
-            jobs = conn.execute(
-                "SELECT count(*) FROM fts_job WHERE cycle_id IN (SELECT id FROM cycle WHERE run_id LIKE 'bench%')"
-            ).fetchone()
-            result = _result(meter, files, links, limit, jobs[0] if jobs else 0)
+            jobs, seen = conn.execute(
+                "SELECT count(*), count(DISTINCT (source, destination)) FROM fts_job"
+                " WHERE cycle_id IN (SELECT id FROM cycle WHERE run_id LIKE 'bench%')"
+            ).fetchone() or (0, 0)
+            result = _result(meter, files, links, limit, jobs) | {"links_used": seen}
             if pending or past:
                 return result | {"pending": pending, "past": past}
             disk = _disk(conn, wal, files)

@@ -118,7 +118,8 @@ def _cost(one: Result) -> Iterator[str]:
     yield _row("**all**", f"**{total['python']:.2f}**", f"**{total['postgres']:.2f}**")
     yield ""
     yield (
-        f"{total['total']:.2f} in all: {one['files']:,} files in FTS jobs of {one['files_per_job']:.0f}."
+        f"{total['total']:.2f} in all: {one['files']:,} files on {one['links_used']:,} links, in FTS jobs of"
+        f" {one['files_per_job']:.0f}, about as many as a hundred times the reference load makes."
         f" A day later the move to the history costs {sum(one['a_day_later']['move_finished'].values()):.3f} more."
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ from asyncstageout.core.failures import classify
 from asyncstageout.core.planning import SHARE, InFlight, Link
 from asyncstageout.core.states import TransferState
 from asyncstageout.steps.group import group
-from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, record, states
+from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, nodes, record, states
 
 LINK = Link("T2_IT_Bari", "T2_CH_CERN")
 ANY = CycleParams()
@@ -269,12 +269,6 @@ def plan_of_take(conn: Connection, room: int, others: int = 0) -> dict[str, Any]
     (plan,) = conn.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_TAKE}", arguments).fetchone() or ([],)
     top: dict[str, Any] = plan[0]["Plan"]
     return top
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
 
 
 def test_dry_run_writes_nothing(conn: Connection, add: Add, step: int) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
+import pytest
 from psycopg import Connection
 
 from asyncstageout.catalogue.history import move_finished
 from asyncstageout.catalogue.jobs import (
+    _ACCEPTED,
+    _RELEASE,
     adopt_orphans,
     assign_shards,
     cycle_result,
@@ -29,6 +33,7 @@ from asyncstageout.catalogue.lookup import (
     state_counts,
 )
 from asyncstageout.catalogue.sensing import (
+    _TAKE,
     LOST,
     Poll,
     Report,
@@ -41,9 +46,9 @@ from asyncstageout.catalogue.sensing import (
 )
 from asyncstageout.catalogue.transitions import Move, apply_moves
 from asyncstageout.core.naming import request_id
-from asyncstageout.core.planning import pack_shards
+from asyncstageout.core.planning import PlannedJob, pack_shards
 from asyncstageout.core.states import TransferState
-from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, open_files, record, states
+from fixtures.catalogue import Add, Plan, assert_audited, new_cycle, nodes, open_files, record, states
 
 S = TransferState
 
@@ -85,6 +90,48 @@ def test_a_released_job_costs_no_attempt(conn: Connection, add: Add, plan: Plan,
     assert plan() == []  # not due yet
     assert conn.execute("SELECT DISTINCT attempt FROM transfer").fetchall() == [(0,)]
     assert_audited(conn)
+
+
+def looked_at(conn: Connection, query: str, values: Any) -> int:
+    """Return how many rows of live files a statement reads or compares."""
+    (plan,) = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", values).fetchone() or ([],)
+    return sum(
+        (
+            node["Actual Rows"]
+            + node.get("Rows Removed by Filter", 0)
+            + node.get("Rows Removed by Join Filter", 0)
+        )
+        * node["Actual Loops"]
+        for node in nodes(plan[0]["Plan"])
+        if node.get("Relation Name") == "transfer" or "Rows Removed by Join Filter" in node
+    )
+
+
+@pytest.fixture
+def in_flight(conn: Connection, add: Add, plan: Plan) -> list[PlannedJob]:
+    """A thousand files in fifty jobs, of which the planner believes that they wait still."""
+    add(*(record(number) for number in range(1000)))
+    conn.execute("ANALYZE transfer, fts_job")
+    return plan(files_per_job=20)
+
+
+def test_accepting_and_releasing_a_job_reads_its_files_and_no_others(
+    conn: Connection, in_flight: list[PlannedJob], step: int
+) -> None:
+    sids = [job.sid for job in in_flight]
+    accept = {"sids": sids[:5], "job_ids": [uuid4() for _ in range(5)], "step_run": step}
+    assert looked_at(conn, _ACCEPTED, accept) <= 3 * 100
+    give_back = {"sids": sids[5:10], "reason": "banned", "wait_s": 1, "step_run": step, "poster": None}
+    assert looked_at(conn, _RELEASE, give_back) <= 3 * 100
+    assert states(conn) == {"SUBMITTED": 100, "NEW": 100, "ACQUIRED": 800}
+
+
+def test_a_report_of_a_file_does_not_read_the_others_of_its_job(
+    conn: Connection, in_flight: list[PlannedJob], step: int
+) -> None:
+    record_accepted(conn, [(job.sid, uuid4()) for job in in_flight], step)
+    stage_reports(conn, [finished(job.sid, number) for job in in_flight[:5] for number in job.transfer_ids])
+    assert looked_at(conn, _TAKE, (1000,)) <= 3 * 100
 
 
 def test_a_split_job_keeps_every_file_once(conn: Connection, add: Add, plan: Plan, step: int) -> None:

@@ -21,11 +21,9 @@ PROSE = Path(__file__).with_name("performance.md")
 Result = dict[str, Any]
 
 STEPS = ("intake", "collect", "group", "submit", "sense", "update_catalogue")
-OURS = ("tasks", "postgres", "api-server", "triggerer")
-AIRFLOWS = ("scheduler", "dag-processor")
 MINUTE_S = 60.0
-ENOUGH_PER_S = 460
-"""40 M files a day are 463 a second; a seeded day holds a per cent more or less."""
+KEEPS_UP = 0.98
+"""The first file takes as long as the last: a queue that does not grow has this share of what came, or more."""
 
 
 def results() -> list[Result]:
@@ -93,9 +91,10 @@ def _aims(cost: Result, flat: Sequence[Result], phases: Sequence[Result]) -> Ite
         met = "met" if found <= most else "**missed**"
         yield _row(what, f"at most {form.format(most)}", form.format(found), met)
     if one := by_name.get("100x"):
-        met = "met" if one["done_files_per_s"] >= ENOUGH_PER_S else "**missed**"
+        came = one["files"] / one["seconds"]
+        met = "met" if one["done_files_per_s"] >= KEEPS_UP * came else "**missed**"
         yield _row(
-            f"files a second DONE, for {one['seconds'] / MINUTE_S:.0f} minutes", f"at least {ENOUGH_PER_S}",
+            f"files a second DONE, for {one['seconds'] / MINUTE_S:.0f} minutes", f"all that come: {came:,.0f}",
             f"{one['done_files_per_s']:,.0f}", met,
         )  # fmt: skip
 

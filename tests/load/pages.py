@@ -74,7 +74,7 @@ FROM generate_series(1, %(events)s) n, LATERAL (SELECT n %% 100 < 100 * %(share)
 _RETRIES = """
 UPDATE transfer SET state = 'RETRY', attempt = 1, failure_category = 'quota',
     failure_reason = 'TRANSFER [5] copy of out_' || id || '.root HTTP 507 : no room'
-WHERE id %% 100 = 0 AND task_id IN (SELECT id FROM task WHERE username = 'user7')
+WHERE id %% 3 = 0 AND task_id IN (SELECT id FROM task WHERE username = 'user7')
 """
 
 # On every link something happens in every hour.

@@ -43,7 +43,7 @@ bench: install ## Measure what a file costs, how quick and how flat it all is; w
 chaos: install ## Kill every part of the real platform while files move (20 minutes)
 	cd tests && ../$(BIN)/python -m chaos
 
-cluster: install $(CLUSTER) ## The same on Celery, redis, PgBouncer, two schedulers: end to end, then chaos (long)
+cluster: install $(CLUSTER) ## The same on Celery, redis, PgBouncer, two schedulers: end to end, then chaos (10 minutes)
 	cd tests && export ASO_ENGINE=celery ASO_POSTGRES_BIN=$(SYSTEM_POSTGRES) \
 		&& ../$(BIN)/python -m pytest -q end_to_end && ../$(BIN)/python -m chaos
 

@@ -162,6 +162,9 @@ def _flatness(runs: Sequence[Result]) -> Iterator[str]:
 
 
 def _pages() -> Iterator[str]:
+    if not PAGES.exists():
+        yield "Not measured: `python -m load.pages`."
+        return
     head, *rows = [json.loads(line) for line in PAGES.read_text(encoding="utf-8").splitlines()]
     yield (
         f"Beside {head['waiting']:,} files that wait and a history of {head['history']:,} ({head['measured_on']}), medians of what the"

@@ -51,7 +51,8 @@ def added_up(
     named = ", ".join(keys)
     sums = ", ".join(f"sum({name})::bigint AS {name}" for name in COUNTS)
     parts = [
-        f"piece AS MATERIALIZED ({source})",
+        # Read once, it need not be kept.
+        f"piece AS {'' if maps or delays else 'NOT '}MATERIALIZED ({source})",
         f"counted AS (SELECT {named}, {sums} FROM piece GROUP BY {named})",
         *(_MAP.format(name=name, keys=named) for name in maps),
         *(_DELAY.format(name=name, keys=named) for name in delays),

@@ -157,10 +157,18 @@ def by_subject(
     order: str = "files",
     limit: int = 1000,
     delays: Sequence[str] = (),
+    maps: Sequence[str] = MAPS,
 ) -> list[dict[str, Any]]:
-    """Return the sums of each link, site, user or task, those first that ``order`` says (:data:`ORDERS`)."""
+    """Return the sums of each link, site, user or task, those first that ``order`` says (:data:`ORDERS`).
+
+    Args:
+        delays, maps: those that are wanted (:mod:`asyncstageout.catalogue.measures`); of many links each of
+            them costs as much as all counts together.
+    """
     ending = f"ORDER BY {ORDERS[order]}, subject, other LIMIT %(limit)s"
-    return _ask(conn, period, of, keys=("subject", "other"), delays=delays, ending=ending, limit=limit)
+    return _ask(
+        conn, period, of, keys=("subject", "other"), delays=delays, maps=maps, ending=ending, limit=limit
+    )
 
 
 _FAILED_IN = """
@@ -225,8 +233,8 @@ FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS
 
 
 def _ask(
-    conn: Connection, period: Period, of: Of, *, keys: Sequence[str], delays: Sequence[str], ending: str = "",
-    **values: Any,
+    conn: Connection, period: Period, of: Of, *, keys: Sequence[str], delays: Sequence[str],
+    maps: Sequence[str] = MAPS, ending: str = "", **values: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     pieces, times = _pieces(conn, period)
     condition = _condition(of)
@@ -237,7 +245,9 @@ def _ask(
     at = "date_bin(%(width)s, at, %(start)s)" if period.width else "NULL::timestamptz"
     wanted = f"{at} AS at, true AS whole, subject, other, {', '.join(COLUMNS)}"
     source = f"SELECT {wanted} FROM ({' UNION ALL '.join(parts)}) p"
-    query = f"WITH {added_up(source, keys or ('whole',), delays=delays)} SELECT * FROM added {ending}"
+    query = (
+        f"WITH {added_up(source, keys or ('whole',), maps=maps, delays=delays)} SELECT * FROM added {ending}"
+    )
     named = {"kind": of.kind.value, "subject": of.subject, "other": of.other, "width": period.width}
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(

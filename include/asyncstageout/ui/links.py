@@ -143,16 +143,25 @@ def link_page(
     )  # fmt: skip
 
 
-def link_rows(page: Page, conn: Connection, found: Queues) -> list[dict[str, Any]]:
-    """Return a row for each link on which anything moved in the page's time, waits or is under way."""
+def link_rows(
+    page: Page, conn: Connection, found: Queues, *, site: str | None = None
+) -> list[dict[str, Any]]:
+    """Return a row for each link on which anything moved in the page's time, waits or is under way.
+
+    Args:
+        site: only links with this site at an end.
+    """
+    which = [Of(Kind.LINK, site), Of(Kind.LINK, other=site)] if site else [Of(Kind.LINK)]
     moved = {
         Link(row["subject"], row["other"]): row
-        for row in by_subject(conn, page.span.whole(page.now), Of(Kind.LINK), limit=MOST_LINKS)
+        for of in which
+        for row in by_subject(conn, page.span.whole(page.now), of, limit=MOST_LINKS, maps=())
     }
     conditions = Conditions(conn, page.now)
     return [
         _row(page, link, moved.get(link), found.by_link.get(link, Queue()), conditions)
         for link in moved | dict.fromkeys([*found.by_link, *conditions.breakers])
+        if site is None or site in link
     ]
 
 

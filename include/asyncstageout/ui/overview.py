@@ -116,7 +116,7 @@ def place_of(page: Page, about: About) -> str | None:
 
 
 def _busiest(page: Page, conn: Connection) -> Any:
-    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.LINK), order=page.unit, limit=LISTED)
+    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.LINK), order=page.unit, limit=LISTED, maps=())
     return page.table(
         "links", f"Busiest links, {page.span.words}", _LINKS, [_named(row) for row in rows],
         sort=f"-{page.measure('done')}", empty="Nothing moved in this time. A longer one may show more.",
@@ -128,7 +128,9 @@ def _named(row: Row) -> dict[str, Any]:
 
 
 def _tasks(page: Page, conn: Connection, usernames: Collection[str]) -> Any:
-    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.TASK, usernames=usernames), limit=LISTED)
+    rows = by_subject(
+        conn, page.span.whole(page.now), Of(Kind.TASK, usernames=usernames), limit=LISTED, maps=()
+    )
     return page.table(
         "tasks", f"Your busiest tasks, {page.span.words}", _TASKS, rows, sort="-arrived",
         empty="Nothing of yours moved in this time. A longer one may show more.",

@@ -71,7 +71,7 @@ def site_page(page: Looking, _: Operator, conn: Catalogue, site: SiteText) -> Re
     found = queues(conn)
     period = page.span.whole(page.now)
     ends = {end: totals(conn, period, Of(kind, site)) for end, kind in _ENDS.items()}
-    links = [row for row in link_rows(page, conn, found) if site in (row["source"], row["destination"])]
+    links = link_rows(page, conn, found, site=site)
     conditions = Conditions(conn, page.now)
     touching = conditions.touching_site(site)
     tables = [
@@ -108,7 +108,7 @@ def site_page(page: Looking, _: Operator, conn: Catalogue, site: SiteText) -> Re
 def _rows(page: Page, conn: Connection) -> list[dict[str, Any]]:
     period = page.span.whole(page.now)
     moved = {
-        end: {row["subject"]: row for row in by_subject(conn, period, Of(kind), limit=MOST_SITES)}
+        end: {row["subject"]: row for row in by_subject(conn, period, Of(kind), limit=MOST_SITES, maps=())}
         for end, kind in _ENDS.items()
     }
     at_ends, conditions = _at_ends(queues(conn)), Conditions(conn, page.now)

@@ -86,7 +86,7 @@ def user_page(
 def _rows(page: Page, conn: Connection, found: UserQueues) -> list[dict[str, Any]]:
     moved = {
         row["subject"]: row
-        for row in by_subject(conn, page.span.whole(page.now), Of(Kind.USER), limit=MOST_USERS)
+        for row in by_subject(conn, page.span.whole(page.now), Of(Kind.USER), limit=MOST_USERS, maps=())
     }
     rows = []
     for username in moved | dict.fromkeys(found.by_user):

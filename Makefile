@@ -34,7 +34,7 @@ status: ## Show what runs, on which port, with which log
 test: install lint $(NODE_MODULES) ## Run all checks and all tests
 	$(BIN)/python -m pytest -q -m "not long" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-long: install ## Run the tests that `make test` leaves out, as they take long, each by itself (15 minutes)
+long: install ## Run the tests that `make test` leaves out, as they take long, each by itself (5 to 15 minutes)
 	$(BIN)/python -m pytest -q -m long
 
 bench: install ## Measure what a file costs, how quick and how flat it all is; write docs/performance.md (an hour, 20 GB)

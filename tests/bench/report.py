@@ -22,6 +22,7 @@ Result = dict[str, Any]
 
 STEPS = ("intake", "collect", "group", "submit", "sense", "update_catalogue")
 MINUTE_S = 60.0
+PAINTED_MS = 300
 KEEPS_UP = 0.98
 """The first file takes as long as the last: a queue that does not grow has this share of what came, or more."""
 
@@ -97,6 +98,10 @@ def _aims(cost: Result, flat: Sequence[Result], phases: Sequence[Result]) -> Ite
             f"files a second DONE, for {one['seconds'] / MINUTE_S:.0f} minutes", f"all that come: {came:,.0f}",
             f"{one['done_files_per_s']:,.0f}", met,
         )  # fmt: skip
+    if pages := _page_times()[1:]:
+        quick = sum(one["painted_ms"] < PAINTED_MS for one in pages)
+        met = "met" if quick == len(pages) else "**missed**"
+        yield _row(f"views that paint within {PAINTED_MS} ms", f"all {len(pages)}", quick, met)
 
 
 def _table(*head: str) -> Iterator[str]:
@@ -161,11 +166,21 @@ def _flatness(runs: Sequence[Result]) -> Iterator[str]:
         )  # fmt: skip
 
 
+def _page_times() -> list[Result]:
+    """Return where pages were timed, and then their times; nothing if they were not."""
+    return (
+        [json.loads(line) for line in PAGES.read_text(encoding="utf-8").splitlines()]
+        if PAGES.exists()
+        else []
+    )
+
+
 def _pages() -> Iterator[str]:
-    if not PAGES.exists():
+    times = _page_times()
+    if not times:
         yield "Not measured: `python -m load.pages`."
         return
-    head, *rows = [json.loads(line) for line in PAGES.read_text(encoding="utf-8").splitlines()]
+    head, *rows = times
     yield (
         f"Beside {head['waiting']:,} files that wait and a history of {head['history']:,} ({head['measured_on']}), medians of what the"
         " server takes and of when a browser has painted something (*first contentful paint*), in milliseconds:"

@@ -18,40 +18,41 @@ from bench.yardstick import of_python
 
 FILES, LINKS, CYCLE = 100_000, 100, 20_000
 """So many files that what Postgres writes once after each checkpoint, whole pages, is shared out as on a busy day."""
-QUEUES = (1_000_000, 10_000_000)
+QUEUES = (0, 1_000_000, 10_000_000)
 PASTS = (10_000_000,)
+"""100 million more of them take 82 GB of disk: say ``--pasts 10e6 100e6`` where there is so much."""
 QUICK = 0.1
 
 Result = dict[str, Any]
 
 
-def _pipeline(_scale: float) -> Iterator[Result]:
+def _pipeline(_scale: float, _pasts: Sequence[int]) -> Iterator[Result]:
     yield pipeline.measure(FILES, LINKS, CYCLE)
 
 
-def _platform(scale: float) -> Iterator[Result]:
+def _platform(scale: float, _pasts: Sequence[int]) -> Iterator[Result]:
     yield from platform.measure(platform.PHASES, seed=1, scale=scale)
 
 
-def _flat(scale: float) -> Iterator[Result]:
+def _flat(scale: float, pasts: Sequence[int]) -> Iterator[Result]:
     for pending in QUEUES:
         yield pipeline.measure(FILES, LINKS, CYCLE, pending=round(pending * scale))
-    for past in PASTS:
+    for past in pasts:
         yield pipeline.measure(FILES, LINKS, CYCLE, past=round(past * scale))
 
 
-PARTS: Mapping[str, Callable[[float], Iterator[Result]]] = {
+PARTS: Mapping[str, Callable[[float, Sequence[int]], Iterator[Result]]] = {
     "pipeline": _pipeline, "flat": _flat, "platform": _platform,
 }  # fmt: skip
 
 
-def measure(parts: Sequence[str], scale: float) -> None:
+def measure(parts: Sequence[str], scale: float, pasts: Sequence[int]) -> None:
     """Measure parts; each result replaces those that its part had, as soon as it is known."""
     kept = [one for one in report.results() if one["part"] not in parts]
     found: list[Result] = []
     for part in parts:
         at = {"part": part, "measured_on": where(), "yard_python_s": round(of_python(), 4)}
-        for result in PARTS[part](scale):
+        for result in PARTS[part](scale, pasts):
             found.append(at | result)
             lines = [json.dumps(one) + "\n" for one in kept + found]
             report.RESULTS.write_text("".join(lines), encoding="utf-8")
@@ -64,12 +65,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, queue and past")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
+        "--pasts", nargs="*", type=lambda text: int(float(text)), default=PASTS, help="files of the history"
+    )
+    parser.add_argument(
         "--report", action="store_true", help="only draw the page from the results that are there"
     )
     args = parser.parse_args()
     if not args.report:
         report.FOLDER.mkdir(parents=True, exist_ok=True)
-        measure(args.parts, QUICK if args.quick else 1.0)
+        measure(args.parts, QUICK if args.quick else 1.0, args.pasts)
     report.write()
 
 

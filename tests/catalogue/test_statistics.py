@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
+from asyncstageout.catalogue.measures import WITHOUT_DELAYS
 from asyncstageout.catalogue.rollups import make_days, roll_up_hour, roll_up_open
 from asyncstageout.catalogue.statistics import (
     DAY,
@@ -18,6 +19,8 @@ from asyncstageout.catalogue.statistics import (
     Period,
     by_subject,
     counted_until,
+    failures_by_subject,
+    most_frequent_failures,
     over_time,
     subjects_seen,
     totals,
@@ -32,6 +35,7 @@ from fixtures.past import happened_at
 S = TransferState
 MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
 QUOTA = classify("TRANSFER [5] HTTP 507 : Insufficient Storage")
+GONE = classify("SOURCE [2] No such file")
 NOTHING = (0, 0, 0, 0)
 
 
@@ -125,7 +129,7 @@ def test_days_stand_for_their_hours(lived: Connection, step: int) -> None:
 def test_each_link_user_site_and_task_has_its_own(lived: Connection, step: int) -> None:
     count_until(lived, LATER, step)
     period = Period.covering(MIDNIGHT - 2 * HOUR, LATER)
-    links = by_subject(lived, period, Of(Kind.LINK), delays=("done_after",))
+    links = by_subject(lived, period, Of(Kind.LINK), columns=(*WITHOUT_DELAYS, "done_after"))
     assert [(row["subject"], row["other"], *numbers(row)) for row in links] == [
         ("T2_IT_Bari", "T2_CH_CERN", 4, 4, 3, 1), ("T2_US_MIT", "T2_CH_CERN", 2, 2, 2, 0),
     ]  # fmt: skip
@@ -142,6 +146,30 @@ def test_each_link_user_site_and_task_has_its_own(lived: Connection, step: int) 
     assert numbers(totals(lived, period, one_link)) == (2, 2, 2, 0)
     assert numbers(totals(lived, period, Of(Kind.USER, usernames=["bob"]))) == (2, 2, 2, 0)
     assert totals(lived, period, Of(Kind.USER, usernames=[]))["done"] == 0
+
+
+@pytest.mark.parametrize("until", [MIDNIGHT - 2 * HOUR, LATER])
+def test_who_has_most_failures_and_why(
+    conn: Connection, add: Add, submitted: Plan, step: int, until: datetime
+) -> None:
+    """What is counted, and the last minutes that are not: three attempts of alice's, one of bob's, none of carol's."""
+    users = {1: "alice", 2: "alice", 3: "alice", 4: "bob", 5: "carol"}
+    add(*(record(number, username=username) for number, username in users.items()))
+    jobs = {number: job.sid for job in submitted() for number in job.transfer_ids}
+    for number, reason in zip(sorted(jobs), (QUOTA, GONE, QUOTA, GONE), strict=False):
+        apply_moves(conn, [Move(number, jobs[number], S.FAILED, reason)], step)
+    happened_at(conn, MIDNIGHT - 2 * HOUR)
+    count_until(conn, until, step)
+    period = Period.covering(MIDNIGHT - 2 * HOUR, max(until, MIDNIGHT - 2 * HOUR + 10 * MINUTE))
+    found = failures_by_subject(conn, period, Of(Kind.USER))
+    assert [(row["subject"], row["failed_attempts"]) for row in found] == [("alice", 3), ("bob", 1)]
+    assert [row["subject"] for row in failures_by_subject(conn, period, Of(Kind.USER), limit=1)] == ["alice"]
+    gone = failures_by_subject(conn, period, Of(Kind.USER), category="source-missing")
+    assert [(row["subject"], row["failed_attempts"]) for row in gone] == [("alice", 1), ("bob", 1)]
+    (link,) = failures_by_subject(conn, period, Of(Kind.LINK))
+    assert (link["subject"], link["other"], link["failed_attempts"]) == ("T2_IT_Bari", "T2_CH_CERN", 4)
+    why = most_frequent_failures(conn, period, Kind.USER, [("alice", ""), ("carol", "")])
+    assert why == {("alice", ""): "quota"}
 
 
 def test_quantiles_are_of_the_whole_period(lived: Connection, step: int) -> None:

@@ -12,7 +12,7 @@ from asyncstageout.api.callers import Asker, Catalogue
 from asyncstageout.api.models import Statistics
 from asyncstageout.api.problems import Problem
 from asyncstageout.api.scopes import refuse_stranger, visible_to
-from asyncstageout.catalogue.measures import DELAYS
+from asyncstageout.catalogue.measures import COLUMNS, WITHOUT_DELAYS
 from asyncstageout.catalogue.statistics import (
     DAY,
     HOUR,
@@ -78,14 +78,14 @@ def show_statistics(
     given = {"source": source, "destination": destination, "username": username, "task": task}
     of = _of(caller, by, {name: value for name, value in given.items() if value is not None})
     period = _period(of.kind, since, until, every_s)
-    wanted = DELAYS if delays else ()
+    wanted = COLUMNS if delays else WITHOUT_DELAYS
     if every_s is not None:
-        rows = over_time(conn, period, of, delays=wanted)
+        rows = over_time(conn, period, of, columns=wanted)
     elif by is Kind.TOTAL:
-        rows = [totals(conn, period, of, delays=wanted)]
+        rows = [totals(conn, period, of, columns=wanted)]
     else:
         rows = [
-            _named(by, row) for row in by_subject(conn, period, of, order=order, limit=limit, delays=wanted)
+            _named(by, row) for row in by_subject(conn, period, of, order=order, limit=limit, columns=wanted)
         ]
     return {"start": period.start, "end": period.end, "counted_until": counted_until(conn), "rows": rows}
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from asyncstageout.catalogue.measures import ATTEMPTS, MOVES, added_up
+from asyncstageout.catalogue.measures import ATTEMPTS, COLUMNS, COUNTS, MOVES, added_up
 from asyncstageout.core.delays import GROWTH, Delay, value_s
 from asyncstageout.core.planning import Link
 
@@ -51,12 +51,12 @@ UNION ALL SELECT {columns} FROM statistic_hour s WHERE at >= %(start)s AND {of}
         WHERE d.kind = 'total' AND d.subject = '' AND d.other = '' AND d.at = date_trunc('day', s.at, 'UTC'))
 UNION ALL SELECT {columns} FROM statistic_slice s WHERE at >= %(start)s AND {of}
 """
-_COUNTS = ", ".join((*(f"{name}, {name}_bytes" for name in MOVES), *ATTEMPTS, "failures", "around", *Delay))
+_COLUMNS = ", ".join(COLUMNS)
 _SUM = "WITH {added} SELECT * FROM added"
 _TOTAL = _SUM.format(
     added=added_up(
         _PIECES.format(
-            columns=f"true AS whole, {_COUNTS}", of="kind = 'total' AND subject = '' AND other = ''"
+            columns=f"true AS whole, {_COLUMNS}", of="kind = 'total' AND subject = '' AND other = ''"
         ),
         ("whole",),
     )
@@ -64,13 +64,12 @@ _TOTAL = _SUM.format(
 _OF_LINKS = _SUM.format(
     added=added_up(
         _PIECES.format(
-            columns=f"subject, other, {_COUNTS}",
+            columns=f"subject, other, {_COLUMNS}",
             of="kind = 'link' AND (subject, other) IN (SELECT * FROM unnest(%(sources)s::text[],"
             " %(destinations)s::text[]))",
         ),
         ("subject", "other"),
-        maps=(),
-        delays=(Delay.DONE_AFTER,),
+        (*COUNTS, Delay.DONE_AFTER),
     )
 )
 

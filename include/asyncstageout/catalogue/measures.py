@@ -5,7 +5,7 @@ All roll-ups have the same columns (migration 0008), and whatever is in them can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from asyncstageout.core.delays import Delay
 
@@ -35,31 +35,30 @@ COUNTS = (*(f"{name}{unit}" for name in MOVES for unit in ("", "_bytes")), *ATTE
 MAPS = ("failures", "around")
 """Counts by a name that is open: a category of failure, a kind of event and its state."""
 DELAYS = tuple(Delay)
-COLUMNS = (*COUNTS, *MAPS, *DELAYS)
+WITHOUT_DELAYS = (*COUNTS, *MAPS)
+COLUMNS = (*WITHOUT_DELAYS, *DELAYS)
 
 
-def added_up(
-    source: str, keys: Sequence[str], *, maps: Sequence[str] = MAPS, delays: Sequence[str] = DELAYS
-) -> str:
+def added_up(source: str, keys: Sequence[str], columns: Collection[str] = COLUMNS) -> str:
     """Return CTEs that add roll-ups up: the last is ``added``, with the keys and the columns.
 
     Args:
         source: a SELECT of roll-ups with the keys and the columns.
         keys: what to add up by, at least one.
-        maps, delays: those that are wanted; they cost as much as the rest together.
+        columns: those that are wanted. Each count costs something; each map and delay as much as all counts.
     """
     named = ", ".join(keys)
-    sums = ", ".join(f"sum({name})::bigint AS {name}" for name in COUNTS)
+    sums = [f"sum({name})::bigint AS {name}" for name in COUNTS if name in columns]
+    maps, delays = ([name for name in names if name in columns] for names in (MAPS, DELAYS))
     parts = [
         # Read once, it need not be kept.
         f"piece AS {'' if maps or delays else 'NOT '}MATERIALIZED ({source})",
-        f"counted AS (SELECT {named}, {sums} FROM piece GROUP BY {named})",
+        f"counted AS (SELECT {', '.join([named, *sums])} FROM piece GROUP BY {named})",
         *(_MAP.format(name=name, keys=named) for name in maps),
         *(_DELAY.format(name=name, keys=named) for name in delays),
     ]
-    wanted = ", ".join((*keys, *COUNTS, *maps, *delays))
     joins = "".join(f" LEFT JOIN added_{name} USING ({named})" for name in (*maps, *delays))
-    return ", ".join([*parts, f"added AS (SELECT {wanted} FROM counted{joins})"])
+    return ", ".join([*parts, f"added AS (SELECT {', '.join((*keys, *columns))} FROM counted{joins})"])
 
 
 _MAP = """

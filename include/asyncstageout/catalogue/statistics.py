@@ -15,7 +15,17 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from asyncstageout.catalogue.measures import ATTEMPTS, COLUMNS, COUNTED, COUNTS, DELAYS, MAPS, MOVES, added_up
+from asyncstageout.catalogue.measures import (
+    ATTEMPTS,
+    COLUMNS,
+    COUNTED,
+    COUNTS,
+    DELAYS,
+    MAPS,
+    MOVES,
+    WITHOUT_DELAYS,
+    added_up,
+)
 from asyncstageout.core.delays import quantile_s
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -48,6 +58,8 @@ class Of:
     """The destination of a link."""
     usernames: Collection[str] | None = None
     """Only these users, or their tasks; None: everybody's."""
+    which: Collection[tuple[str, str]] | None = None
+    """Only these pairs of ``subject`` and ``other``; None: all."""
 
 
 EVERYTHING = Of()
@@ -84,12 +96,13 @@ _CONDITIONS = {
     "kind": "s.kind = %(kind)s::text::statistic_kind",
     "subject": "s.subject = %(subject)s",
     "other": "s.other = %(other)s",
+    "which": "(s.subject, s.other) IN (SELECT * FROM unnest(%(subjects)s::text[], %(others)s::text[]))",
 }
 _OWNER = {Kind.USER: "s.subject", Kind.TASK: "s.other"}
 
 # Each pair is a range of the index.
 _COUNTED = """
-SELECT s.at, s.subject, s.other, {columns}
+SELECT {columns}
 FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS r(start_at, end_at)
     JOIN statistic_{name} s ON s.at >= r.start_at AND s.at < r.end_at
 WHERE {condition}
@@ -119,13 +132,13 @@ WHERE e.at >= %(live_start)s AND e.at < %(live_end)s AND {COUNTED} AND {{conditi
 GROUP BY 1, 2, 3, e.failure_category
 """
 
-ORDERS = {
-    "files": "arrived + done + failed DESC",
-    "bytes": "done_bytes DESC",
-    "failures": "attempts_failed DESC",
-    "name": "subject",
+ORDERS: dict[str, tuple[str, ...]] = {
+    "files": ("arrived", "done", "failed"),
+    "bytes": ("done_bytes",),
+    "failures": ("attempts_failed",),
+    "name": (),
 }
-"""What comes first."""
+"""What comes first: that of which these counts together are most."""
 
 
 def counted_until(conn: Connection) -> datetime | None:
@@ -135,18 +148,18 @@ def counted_until(conn: Connection) -> datetime | None:
 
 
 def totals(
-    conn: Connection, period: Period, of: Of = EVERYTHING, *, delays: Sequence[str] = DELAYS
+    conn: Connection, period: Period, of: Of = EVERYTHING, *, columns: Collection[str] = COLUMNS
 ) -> dict[str, Any]:
     """Return the sums over a period of all that is meant."""
-    rows = _ask(conn, period, of, keys=(), delays=delays)
-    return rows[0] if rows else _finished(dict.fromkeys(COUNTS, 0) | dict.fromkeys((*MAPS, *delays)))
+    rows = _ask(conn, period, of, keys=(), columns=columns)
+    return rows[0] if rows else _finished({name: 0 if name in COUNTS else None for name in columns})
 
 
 def over_time(
-    conn: Connection, period: Period, of: Of = EVERYTHING, *, delays: Sequence[str] = ()
+    conn: Connection, period: Period, of: Of = EVERYTHING, *, columns: Collection[str] = WITHOUT_DELAYS
 ) -> list[dict[str, Any]]:
     """Return the sums of each piece (``at``: its beginning) in which anything was counted, in their order."""
-    return _ask(conn, period, of, keys=("at",), delays=delays, ending="ORDER BY at")
+    return _ask(conn, period, of, keys=("at",), columns=columns, ending="ORDER BY at")
 
 
 def by_subject(
@@ -156,59 +169,65 @@ def by_subject(
     *,
     order: str = "files",
     limit: int = 1000,
-    delays: Sequence[str] = (),
-    maps: Sequence[str] = MAPS,
+    columns: Collection[str] = WITHOUT_DELAYS,
 ) -> list[dict[str, Any]]:
     """Return the sums of each link, site, user or task, those first that ``order`` says (:data:`ORDERS`).
 
     Args:
-        delays, maps: those that are wanted (:mod:`asyncstageout.catalogue.measures`); of many links each of
-            them costs as much as all counts together.
+        columns: those that are wanted (:mod:`asyncstageout.catalogue.measures`), which decides what thousands
+            of links cost; those of the order are there too.
     """
-    ending = f"ORDER BY {ORDERS[order]}, subject, other LIMIT %(limit)s"
-    return _ask(
-        conn, period, of, keys=("subject", "other"), delays=delays, maps=maps, ending=ending, limit=limit
-    )
+    first = "".join(f"{' + '.join(counts)} DESC, " for counts in [ORDERS[order]] if counts)
+    ending = f"ORDER BY {first}subject, other LIMIT %(limit)s"
+    wanted = dict.fromkeys((*columns, *ORDERS[order]))
+    return _ask(conn, period, of, keys=("subject", "other"), columns=wanted, ending=ending, limit=limit)
 
 
-_FAILED_IN = """
-SELECT s.subject, s.other, s.failures
-FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS r(start_at, end_at)
-    JOIN statistic_{name} s ON s.at >= r.start_at AND s.at < r.end_at
-WHERE {condition} AND s.failures IS NOT NULL
+_MOST_FAILED = """
+SELECT subject, other, sum(attempts)::bigint AS failed_attempts
+FROM (SELECT subject, other, {attempts} AS attempts FROM ({source}) p) counted
+GROUP BY 1, 2 HAVING sum(attempts) > 0 ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s
 """
-
-# Nothing else is added up: of many links, that costs many times as much.
-_FAILURES = """
-WITH word AS (
-    SELECT p.subject, p.other, m.key AS category, sum(m.value::bigint) AS attempts
-    FROM ({source}) p CROSS JOIN LATERAL jsonb_each_text(p.failures) m
-    WHERE %(category)s::text IS NULL OR m.key = %(category)s GROUP BY 1, 2, 3
-)
-SELECT subject, other, sum(attempts)::bigint AS failed_attempts,
-    (array_agg(category ORDER BY attempts DESC, category))[1] AS most
-FROM word GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s
-"""
+# Whatever failed, of whatever category, is one of these; two counts are many times cheaper than a map.
+_FAILED = "retried + failed"
+_FAILED_OF = "(failures ->> %(category)s)::bigint"
 
 
 def failures_by_subject(
     conn: Connection, period: Period, of: Of, *, category: str | None = None, limit: int = 1000
 ) -> list[dict[str, Any]]:
-    """Return how many attempts failed of each link, site, user or task, the most first, and why most often.
+    """Return how many attempts failed of each link, site, user or task, the most first.
 
     Args:
         category: only such failures; None: all.
     """
-    pieces, times = _pieces(conn, period)
-    condition = _condition(of)
-    parts = [_FAILED_IN.format(name=name, condition=condition) for name in pieces]
-    if times["live_start"] < times["live_end"]:
-        live = _LIVE.format(condition=condition)
-        parts.append(f"SELECT subject, other, failures FROM ({live}) l WHERE failures IS NOT NULL")
-    named = {"kind": of.kind.value, "subject": of.subject, "other": of.other, "category": category}
-    query = _FAILURES.format(source=" UNION ALL ".join(parts))
+    source, values = _source(conn, period, of, ("failures",) if category else ("retried", "failed"))
+    query = _MOST_FAILED.format(source=source, attempts=_FAILED_OF if category else _FAILED)
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, named | times | {"limit": limit}).fetchall()
+        return cursor.execute(query, values | {"category": category, "limit": limit}).fetchall()
+
+
+_WHY = """
+WITH word AS (
+    SELECT p.subject, p.other, m.key AS category, sum(m.value::bigint) AS attempts
+    FROM ({source}) p CROSS JOIN LATERAL jsonb_each_text(p.failures) m GROUP BY 1, 2, 3
+)
+SELECT DISTINCT ON (subject, other) subject, other, category FROM word
+ORDER BY subject, other, attempts DESC, category
+"""
+
+
+def most_frequent_failures(
+    conn: Connection, period: Period, kind: Kind, which: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """Return of which category most failed attempts of these were.
+
+    Args:
+        which: subjects with what is other about them (:class:`Of`). What it costs follows their number.
+    """
+    source, values = _source(conn, period, Of(kind, which=which), ("failures",))
+    rows = conn.execute(_WHY.format(source=source), values)
+    return {(subject, other): category for subject, other, category in rows}
 
 
 def subjects_seen(conn: Connection, period: Period) -> dict[str, int]:
@@ -233,28 +252,27 @@ FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS
 
 
 def _ask(
-    conn: Connection, period: Period, of: Of, *, keys: Sequence[str], delays: Sequence[str],
-    maps: Sequence[str] = MAPS, ending: str = "", **values: Any,
+    conn: Connection, period: Period, of: Of, *, keys: Sequence[str], columns: Collection[str],
+    ending: str = "", **values: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    pieces, times = _pieces(conn, period)
-    condition = _condition(of)
-    columns = ", ".join(f"s.{name}" for name in COLUMNS)
-    parts = [_COUNTED.format(name=name, columns=columns, condition=condition) for name in pieces]
-    if times["live_start"] < times["live_end"]:
-        parts.append(_LIVE.format(condition=condition))
+    source, known = _source(conn, period, of, columns)
     at = "date_bin(%(width)s, at, %(start)s)" if period.width else "NULL::timestamptz"
-    wanted = f"{at} AS at, true AS whole, subject, other, {', '.join(COLUMNS)}"
-    source = f"SELECT {wanted} FROM ({' UNION ALL '.join(parts)}) p"
-    query = (
-        f"WITH {added_up(source, keys or ('whole',), maps=maps, delays=delays)} SELECT * FROM added {ending}"
-    )
-    named = {"kind": of.kind.value, "subject": of.subject, "other": of.other, "width": period.width}
+    wanted = ", ".join((f"{at} AS at", "true AS whole", "subject", "other", *columns))
+    added = added_up(f"SELECT {wanted} FROM ({source}) p", keys or ("whole",), columns)
     with conn.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(
-            query,
-            named | {"usernames": None if of.usernames is None else list(of.usernames)} | times | values,
-        )
+        rows = cursor.execute(f"WITH {added} SELECT * FROM added {ending}", known | values)
         return [_finished(row) for row in rows]
+
+
+def _source(conn: Connection, period: Period, of: Of, columns: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """Return a SELECT of all pieces of a period with ``at``, ``subject``, ``other`` and these columns."""
+    pieces, values = _pieces(conn, period)
+    condition = _condition(of)
+    named = ", ".join(f"s.{name}" for name in ("at", "subject", "other", *columns))
+    parts = [_COUNTED.format(name=name, columns=named, condition=condition) for name in pieces]
+    if values["live_start"] < values["live_end"]:
+        parts.append(f"SELECT {named} FROM ({_LIVE.format(condition=condition)}) s")
+    return " UNION ALL ".join(parts), values | _meant(of) | {"width": period.width}
 
 
 def _condition(of: Of) -> str:
@@ -262,6 +280,18 @@ def _condition(of: Of) -> str:
     if of.usernames is not None:
         parts.append(f"{_OWNER[of.kind]} = ANY(%(usernames)s::text[])")
     return " AND ".join(parts)
+
+
+def _meant(of: Of) -> dict[str, Any]:
+    """Return the values that :func:`_condition` names."""
+    return {
+        "kind": of.kind.value,
+        "subject": of.subject,
+        "other": of.other,
+        "usernames": None if of.usernames is None else list(of.usernames),
+        "subjects": [subject for subject, _ in of.which or ()],
+        "others": [other for _, other in of.which or ()],
+    }
 
 
 def _pieces(conn: Connection, period: Period) -> tuple[list[str], dict[str, Any]]:
@@ -312,12 +342,12 @@ def _runs(days: Iterator[datetime]) -> Iterator[tuple[datetime, datetime]]:
 def _finished(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row for people: quantiles in place of buckets, and how many of the attempts went well."""
     row.pop("whole", None)
-    ended = row["attempts_done"] + row["attempts_failed"]
-    row["efficiency"] = row["attempts_done"] / ended if ended else None
-    for name in MAPS:
-        row[name] = row.get(name) or {}
-    for delay in DELAYS:
-        if delay in row:
-            files = dict(row[delay] or ())
-            row[delay] = {name: quantile_s(files, share) for name, share in SHARES.items()} if files else None
+    if row.keys() >= ATTEMPTS.keys():
+        ended = sum(row[name] for name in ATTEMPTS)
+        row["efficiency"] = row["attempts_done"] / ended if ended else None
+    for name in row.keys() & MAPS:
+        row[name] = row[name] or {}
+    for name in row.keys() & DELAYS:
+        files = dict(row[name] or ())
+        row[name] = {name: quantile_s(files, share) for name, share in SHARES.items()} if files else None
     return row

@@ -15,6 +15,7 @@ from psycopg import Connection
 from rich.table import Table
 from rich.text import Text
 
+from asyncstageout.catalogue.measures import WITHOUT_DELAYS
 from asyncstageout.catalogue.statistics import (
     DAY,
     HOUR,
@@ -100,11 +101,15 @@ def _rows(conn: Connection, period: Period, by: By, limit: int) -> Rows:
     if by is By.total:
         return [totals(conn, period) | {"seen": subjects_seen(conn, period)}]
     if by is By.error:
-        return _errors(by_subject(conn, period, Of(Kind.LINK), order="failures", limit=100_000))[:limit]
+        links = by_subject(
+            conn, period, Of(Kind.LINK), order="failures", limit=100_000, columns=("failures",)
+        )
+        return _errors(links)[:limit]
+    wanted = (*WITHOUT_DELAYS, Delay.DONE_AFTER)
     rows = [
         row | {"kind": kind.value}
         for kind in KINDS[by]
-        for row in by_subject(conn, period, Of(kind), limit=limit, delays=(Delay.DONE_AFTER,))
+        for row in by_subject(conn, period, Of(kind), limit=limit, columns=wanted)
     ]
     return rows if len(KINDS[by]) == 1 else sorted(rows, key=lambda row: -row["done"])[:limit]
 

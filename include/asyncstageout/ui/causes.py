@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -15,13 +15,23 @@ from psycopg import Connection
 from asyncstageout.api.callers import Catalogue
 from asyncstageout.api.scopes import refuse_stranger, visible_to
 from asyncstageout.catalogue.failed_attempts import Wanted, failed_attempts
-from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, failures_by_subject, over_time, totals
+from asyncstageout.catalogue.measures import ATTEMPTS
+from asyncstageout.catalogue.statistics import (
+    EVERYTHING,
+    Kind,
+    Of,
+    Period,
+    failures_by_subject,
+    most_frequent_failures,
+    over_time,
+    totals,
+)
 from asyncstageout.core.failures import Category
 from asyncstageout.core.prospects import remedy
 from asyncstageout.ui import failures, places
 from asyncstageout.ui.charts import Chart, Series, starts_of
 from asyncstageout.ui.page import Looking, Page
-from asyncstageout.ui.tables import Column, Shown, Table
+from asyncstageout.ui.tables import Column, Row, Shown, Table
 from asyncstageout.ui.words import number
 
 router = APIRouter()
@@ -35,18 +45,20 @@ Site = Annotated[str, Query(max_length=255, pattern=r"^[A-Za-z0-9_.:/@\- ]*$")]
 User = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
 CATEGORIES = (("", "Any"), *((one.value, one.value) for one in Category))
 
+_COUNTS = (*ATTEMPTS, "failed", "failures")
+_MOST = Column("most", "Most often", is_sortable=False)
 _AFFECTED = (
     Column("link", "Link", place=lambda row: places.link(row["subject"], row["other"])),
     Column("failed_attempts", "Failed attempts", Shown.NUMBER),
     Column("share", "Of all these", Shown.SHARE),
-    Column("most", "Most often"),
+    _MOST,
     Column("which", "Show", place=lambda row: row["place"]),
 )
 _PEOPLE = (
     Column("subject", "User", place=lambda row: row["place"], hint="Leads to why his files failed"),
     Column("failed_attempts", "Failed attempts", Shown.NUMBER),
     Column("share", "Of all these", Shown.SHARE),
-    Column("most", "Most often"),
+    _MOST,
 )
 
 
@@ -101,7 +113,7 @@ def causes(
     refuse_stranger(page.caller, where.user)
     usernames = [where.user] if where.user else visible_to(page.caller)
     period = page.span.whole(page.now)
-    found = [totals(conn, period, of, delays=()) for of in where.counted(usernames)]
+    found = [totals(conn, period, of, columns=_COUNTS) for of in where.counted(usernames)]
     counted = _only(where, _added(one["failures"] for one in found))
     look = failed_attempts(
         conn,
@@ -132,7 +144,7 @@ def causes(
         tables.append(_links(page, conn, where))
         if not where.is_of_sites:
             tables.append(_users(page, conn, where))
-    sums = {name: sum(one[name] for one in found) for name in ("attempts_done", "attempts_failed", "failed")}
+    sums = {name: sum(one[name] for one in found) for name in _COUNTS[:-1]}
     return page.show(
         "failures.html", title="Failures" if page.caller.sees_everybody else "Your failures", tables=tables,
         where=where, categories=CATEGORIES, found=sums, counted=counted, look=look,
@@ -150,7 +162,7 @@ def _trend(
     starts = starts_of(period)
     by_start: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
     for of in counted_of:
-        for row in over_time(conn, period, of):
+        for row in over_time(conn, period, of, columns=("failures",)):
             by_start[row["at"]].update(_only(where, row["failures"]))
     drawn = [name for name, _ in Counter(counted).most_common(DRAWN)]
     series = [
@@ -177,10 +189,11 @@ def _links(page: Page, conn: Connection, where: Where) -> Table:
         }
         for row in _most_affected(page, conn, where, where.links())
     ]
-    return page.table(
+    table = page.table(
         "links", f"Links, {page.span.words}", _AFFECTED, rows, sort="-failed_attempts", per_page=20,
         empty="No attempt failed on any link.",
     )  # fmt: skip
+    return _explained(table, conn, page.span.whole(page.now), Kind.LINK, where.category)
 
 
 def _users(page: Page, conn: Connection, where: Where) -> Table:
@@ -188,10 +201,11 @@ def _users(page: Page, conn: Connection, where: Where) -> Table:
         {**row, "place": places.failures(user=row["subject"], category=where.category)}
         for row in _most_affected(page, conn, where, [Of(Kind.USER)])
     ]
-    return page.table(
+    table = page.table(
         "users", f"Users, {page.span.words}", _PEOPLE, rows, sort="-failed_attempts", per_page=20,
         empty="No attempt of anybody's files failed.",
     )  # fmt: skip
+    return _explained(table, conn, page.span.whole(page.now), Kind.USER, where.category)
 
 
 def _most_affected(page: Page, conn: Connection, where: Where, of: Iterable[Of]) -> list[dict[str, Any]]:
@@ -204,6 +218,18 @@ def _most_affected(page: Page, conn: Connection, where: Where, of: Iterable[Of])
     }
     total = sum(row["failed_attempts"] for row in found.values())
     return [{**row, "share": row["failed_attempts"] / total} for row in found.values()]
+
+
+def _explained(table: Table, conn: Connection, period: Period, kind: Kind, category: str | None) -> Table:
+    """Return a table that also says why most often: it is looked up of the rows that are shown only."""
+
+    def explained(rows: Iterable[Row]) -> list[Row]:
+        rows = list(rows)
+        which = [] if category else [(row["subject"], row["other"]) for row in rows]
+        why = most_frequent_failures(conn, period, kind, which) if which else {}
+        return [{**row, "most": category or why.get((row["subject"], row["other"]))} for row in rows]
+
+    return replace(table, rows=explained(table.rows), everything=lambda: explained(table.everything()))
 
 
 def _added(maps: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from asyncstageout.api.callers import Catalogue, Operator
 from asyncstageout.api.problems import Problem
 from asyncstageout.catalogue.link_jobs import last_failures, last_jobs
+from asyncstageout.catalogue.measures import ATTEMPTS
 from asyncstageout.catalogue.policies import policy_rows
 from asyncstageout.catalogue.queues import Queue, Queues, queue_on, queues
 from asyncstageout.catalogue.site_sources import site_facts
@@ -24,7 +25,7 @@ from asyncstageout.ui.matrix import SHOWS, Show, matrix
 from asyncstageout.ui.overview import delays, throughput
 from asyncstageout.ui.page import Looking, Page
 from asyncstageout.ui.tables import Column, Row, Shown
-from asyncstageout.ui.words import bytes_, number, share
+from asyncstageout.ui.words import share
 
 router = APIRouter()
 
@@ -41,6 +42,7 @@ ONLY = {
 LOW, LOW_OF = 0.8, 10
 """Below such an efficiency, of at least so many attempts, a link is in trouble."""
 
+_COUNTS = ("done", "done_bytes", "failed", *ATTEMPTS)
 COLUMNS = (
     Column("source", "Source", place=lambda row: places.link(row["source"], row["destination"])),
     Column("destination", "Destination", place=lambda row: places.link(row["source"], row["destination"])),
@@ -155,7 +157,7 @@ def link_rows(
     moved = {
         Link(row["subject"], row["other"]): row
         for of in which
-        for row in by_subject(conn, page.span.whole(page.now), of, limit=MOST_LINKS, maps=())
+        for row in by_subject(conn, page.span.whole(page.now), of, limit=MOST_LINKS, columns=_COUNTS)
     }
     conditions = Conditions(conn, page.now)
     return [
@@ -182,9 +184,9 @@ def settings(conn: Connection, link: Link) -> list[dict[str, Any]]:
 
 
 def _row(page: Page, link: Link, moved: Row | None, queue: Queue, conditions: Conditions) -> dict[str, Any]:
-    counts = moved or dict.fromkeys(("done", "done_bytes", "failed", "attempts_done", "attempts_failed"), 0)
+    counts = moved or dict.fromkeys(_COUNTS, 0)
     efficiency = moved["efficiency"] if moved else None
-    attempts = counts["attempts_done"] + counts["attempts_failed"]
+    attempts = sum(counts[name] for name in ATTEMPTS)
     found = conditions.of_link(link)
     if not found and attempts >= LOW_OF and efficiency is not None and efficiency < LOW:
         found = [
@@ -202,10 +204,6 @@ def _row(page: Page, link: Link, moved: Row | None, queue: Queue, conditions: Co
         "in_flight": queue.in_flight,
         "in_flight_bytes": queue.in_flight_bytes,
         "conditions": found,
-        "sentence": f"{link}: {number(counts['done'])} files ({bytes_(counts['done_bytes'])}) done, "
-        + (f"{share(efficiency)} of the attempts went well, " if efficiency is not None else "")
-        + f"{number(queue.waiting)} waiting, {number(queue.in_flight)} in flight"
-        + "".join(f"; {one.sentence}" for one in found),
     }
 
 

@@ -72,7 +72,7 @@ def matrix(rows: Iterable[Mapping[str, Any]], show: Show, unit: str, most: int) 
         (row["source"], row["destination"]): Cell(
             _said(row[key], say, show),
             _level(row[key], largest, show),
-            row["sentence"],
+            _sentence(row),
             next((one for one in row["conditions"] if one.is_restriction or one.tone == "bad"), None),
         )
         for row in inside
@@ -84,6 +84,16 @@ def matrix(rows: Iterable[Mapping[str, Any]], show: Show, unit: str, most: int) 
         cells,
         len(rows) - len(inside),
     )
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    link, files, size = f"{row['source']} → {row['destination']}", row["done"], row["done_bytes"]
+    found = [f"{link}: {words.number(files)} files ({words.bytes_(size)}) done"]
+    if row["efficiency"] is not None:
+        found.append(f"{words.share(row['efficiency'])} of the attempts went well")
+    found.append(f"{words.number(row['waiting'])} waiting")
+    found.append(f"{words.number(row['in_flight'])} in flight")
+    return "; ".join([", ".join(found), *(one.sentence for one in row["conditions"])])
 
 
 def _said(value: float | None, say: Callable[[Any], str | Markup], show: Show) -> str | Markup:

@@ -14,6 +14,7 @@ from asyncstageout.api.scopes import visible_to
 from asyncstageout.catalogue.alert_settings import rules_in_force, silences_in_force
 from asyncstageout.catalogue.alerts import known_alerts
 from asyncstageout.catalogue.attention import attention
+from asyncstageout.catalogue.measures import ATTEMPTS
 from asyncstageout.catalogue.queues import own_files, queues
 from asyncstageout.catalogue.statistics import EVERYTHING, Kind, Of, by_subject, over_time, totals
 from asyncstageout.core.alerts import About, Attention, Silence, grouped, silence_of
@@ -82,16 +83,15 @@ def throughput(
     """Return how many files, or bytes, ended over time, and how."""
     period = page.span.pieces(page.now, of.kind)
     measures = {name: (words, page.measure(name)) for name, words in ENDINGS.items()}
+    rows = over_time(conn, period, of, columns=[measure for _, measure in measures.values()])
     say, unit = (number, "files") if page.unit == "files" else (bytes_, "bytes")
-    return columns(
-        name, f"{title}, in {unit}", period, over_time(conn, period, of), measures=measures, say=say
-    )
+    return columns(name, f"{title}, in {unit}", period, rows, measures=measures, say=say)
 
 
 def delays(page: Page, conn: Connection, of: Of) -> Chart:
     """Return how long files took from their arrival to DONE, over time."""
     period = page.span.by_hours(page.now)
-    rows = over_time(conn, period, of, delays=(Delay.DONE_AFTER,))
+    rows = over_time(conn, period, of, columns=(Delay.DONE_AFTER,))
     return delay_lines("delays", "From arrival to done", period, rows, Delay.DONE_AFTER)
 
 
@@ -116,7 +116,9 @@ def place_of(page: Page, about: About) -> str | None:
 
 
 def _busiest(page: Page, conn: Connection) -> Any:
-    rows = by_subject(conn, page.span.whole(page.now), Of(Kind.LINK), order=page.unit, limit=LISTED, maps=())
+    wanted = ("done", "done_bytes", *ATTEMPTS)
+    period = page.span.whole(page.now)
+    rows = by_subject(conn, period, Of(Kind.LINK), order=page.unit, limit=LISTED, columns=wanted)
     return page.table(
         "links", f"Busiest links, {page.span.words}", _LINKS, [_named(row) for row in rows],
         sort=f"-{page.measure('done')}", empty="Nothing moved in this time. A longer one may show more.",
@@ -128,9 +130,8 @@ def _named(row: Row) -> dict[str, Any]:
 
 
 def _tasks(page: Page, conn: Connection, usernames: Collection[str]) -> Any:
-    rows = by_subject(
-        conn, page.span.whole(page.now), Of(Kind.TASK, usernames=usernames), limit=LISTED, maps=()
-    )
+    of, wanted = Of(Kind.TASK, usernames=usernames), [column.name for column in _TASKS[1:]]
+    rows = by_subject(conn, page.span.whole(page.now), of, limit=LISTED, columns=wanted)
     return page.table(
         "tasks", f"Your busiest tasks, {page.span.words}", _TASKS, rows, sort="-arrived",
         empty="Nothing of yours moved in this time. A longer one may show more.",

@@ -45,8 +45,8 @@ class Page:
     def url(self, place: str) -> str:
         """Return the address of a place (:mod:`asyncstageout.ui.places`), with this page's span and unit."""
         path, _, query = place.partition("?")
-        kept = "&".join(f"{name}={value}" for name, value in self._kept().items() if f"{name}=" not in query)
-        rest = "&".join(filter(None, (query, kept)))
+        kept = (f"{name}={value}" for name, value in self._kept.items() if f"{name}=" not in query)
+        rest = "&".join(filter(None, (query, *kept)))
         return self.root + path + (f"?{rest}" if rest else "")
 
     def here(self, **changes: object) -> str:
@@ -101,7 +101,7 @@ class Page:
             Problem: 422, the URL asks for an order or a page that there cannot be.
         """
         asked = self.request.query_params.get(f"{name}.sort", sort)
-        if asked.lstrip("-") not in {column.name for column in columns}:
+        if asked.lstrip("-") not in {column.name for column in columns if column.is_sortable}:
             raise _no_such(f"{name}.sort", asked)
         rows = ordered(rows, asked)
         number = self._page_number(name)
@@ -155,6 +155,7 @@ class Page:
         named = {table.name: table for table in tables}
         return rendered(template, page=self, title=title, tables=named, **context)
 
+    @cached_property
     def _kept(self) -> dict[str, str]:
         given = self.request.query_params
         return {name: given[name] for name in ("range", "unit") if name in given}

@@ -5,6 +5,7 @@ Each returns a path with its parameters quoted; ``Page.url`` puts the room befor
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote, urlencode
 
 OVERVIEW, LINKS, SITES = "/", "/links", "/sites"
@@ -24,6 +25,7 @@ def path(*parts: object, **query: object) -> str:
     return f"{found}?{urlencode(given, doseq=True)}" if given else found
 
 
+@lru_cache(20_000)  # a page may name thousands, and again when it is looked at again
 def link(source: str, destination: str) -> str:
     return path("links", source, destination)
 

@@ -11,6 +11,7 @@ from psycopg import Connection
 
 from asyncstageout.api.callers import Catalogue, Operator
 from asyncstageout.api.problems import Problem
+from asyncstageout.catalogue.measures import ATTEMPTS
 from asyncstageout.catalogue.queues import Queue, Queues, queues
 from asyncstageout.catalogue.site_sources import SiteFacts, site_facts
 from asyncstageout.catalogue.statistics import Kind, Of, by_subject, totals
@@ -26,6 +27,7 @@ from asyncstageout.ui.tables import Column, Shown
 router = APIRouter()
 
 MOST_SITES = 10_000
+_COUNTS = ("done", "done_bytes")
 _ENDS = {"from": Kind.SOURCE, "to": Kind.DESTINATION}
 
 COLUMNS = (
@@ -108,7 +110,10 @@ def site_page(page: Looking, _: Operator, conn: Catalogue, site: SiteText) -> Re
 def _rows(page: Page, conn: Connection) -> list[dict[str, Any]]:
     period = page.span.whole(page.now)
     moved = {
-        end: {row["subject"]: row for row in by_subject(conn, period, Of(kind), limit=MOST_SITES, maps=())}
+        end: {
+            row["subject"]: row
+            for row in by_subject(conn, period, Of(kind), limit=MOST_SITES, columns=(*_COUNTS, *ATTEMPTS))
+        }
         for end, kind in _ENDS.items()
     }
     at_ends, conditions = _at_ends(queues(conn)), Conditions(conn, page.now)
@@ -124,7 +129,7 @@ def _row(
     row: dict[str, Any] = {"site": facts.site, "conditions": found, "storage": facts.kind}
     for end in _ENDS:
         counts = moved[end].get(facts.site)
-        row |= {f"{end}_{name}": counts[name] if counts else 0 for name in ("done", "done_bytes")}
+        row |= {f"{end}_{name}": counts[name] if counts else 0 for name in _COUNTS}
         row |= {
             f"{end}_efficiency": counts["efficiency"] if counts else None,
             f"{end}_waiting": queue[end].waiting,

@@ -57,6 +57,7 @@ class Column:
     """Returns the path (:mod:`asyncstageout.ui.places`) that the value leads to."""
     hint: str = ""
     """What it means, where the title does not say it."""
+    is_sortable: bool = True
     out: Callable[[Row], str | None] | None = None
     """Returns the whole address, in Airflow or elsewhere, that the value leads to."""
 

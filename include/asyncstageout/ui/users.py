@@ -12,6 +12,7 @@ from asyncstageout.api.callers import Catalogue, Operator
 from asyncstageout.api.problems import Problem
 from asyncstageout.catalogue.failed_attempts import Wanted, failed_attempts
 from asyncstageout.catalogue.finding import has_tasks
+from asyncstageout.catalogue.measures import ATTEMPTS
 from asyncstageout.catalogue.queues import own_files
 from asyncstageout.catalogue.queues_of_users import UserQueue, UserQueues, queues_of_users
 from asyncstageout.catalogue.statistics import Kind, Of, by_subject, totals
@@ -84,9 +85,10 @@ def user_page(
 
 
 def _rows(page: Page, conn: Connection, found: UserQueues) -> list[dict[str, Any]]:
+    period = page.span.whole(page.now)
     moved = {
         row["subject"]: row
-        for row in by_subject(conn, page.span.whole(page.now), Of(Kind.USER), limit=MOST_USERS, maps=())
+        for row in by_subject(conn, period, Of(Kind.USER), limit=MOST_USERS, columns=(*_COUNTS, *ATTEMPTS))
     }
     rows = []
     for username in moved | dict.fromkeys(found.by_user):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from asyncstageout.simulation.drawing import bars, chart
@@ -82,7 +83,7 @@ def _aims(cost: Result, flat: Sequence[Result], phases: Sequence[Result]) -> Ite
             worst = max(spread["p95"] for spread in one["delays_s"].values())
             aims.append((f"p95 of each delay at {name}, seconds", most_s, worst, "{:.1f}"))
     if flat:
-        worst = max(one["cpu_s_per_1000_files"]["total"] for one in flat) / _empty(flat)
+        worst = max(one["cpu_s_per_1000_files"]["total"] / empty for one, empty in _beside(flat))
         aims.append(("cost beside a long queue or past, of the empty case", 1.25, worst, "{:.2f}"))
     if one := by_name.get("idle"):
         aims.append(("cores busy with nothing to do", 0.15, one["cores_busy"], "{:.2f}"))
@@ -156,19 +157,20 @@ def _delays(loads: Sequence[Result]) -> Iterator[str]:
 
 
 def _flatness(runs: Sequence[Result]) -> Iterator[str]:
-    yield from _table("waiting", "history", "Python", "Postgres", "of the empty case")
-    for one in runs:
+    yield from _table("waiting", "history", "Python", "Postgres", "all", "with nothing else", "times")
+    for one, empty in _beside(runs):
         per = one["cpu_s_per_1000_files"]
         yield _row(
-            f"{one.get('pending', 0):,}", f"{one.get('past', 0):,}", f"{per['python']:.2f}",
-            f"{per['postgres']:.2f}", f"{per['total'] / _empty(runs):.2f}",
+            f"{one['pending']:,}", f"{one['past']:,}", f"{per['python']:.2f}", f"{per['postgres']:.2f}",
+            f"{per['total']:.2f}", f"{empty:.2f}", f"{per['total'] / empty:.2f}",
         )  # fmt: skip
 
 
-def _empty(runs: Sequence[Result]) -> float:
-    """Return the cost of a file where nothing else is, measured with the others: the machine is not as quick each day."""
-    (base,) = (one for one in runs if not one.get("pending") and not one.get("past"))
-    return float(base["cpu_s_per_1000_files"]["total"])
+def _beside(runs: Sequence[Result]) -> Iterator[tuple[Result, float]]:
+    """Yield each that was measured beside much else, with the mean cost of the empty cases before and after it."""
+    for before, one, after in zip(runs, runs[1:], runs[2:], strict=False):
+        if "pending" in one:
+            yield one, mean(empty["cpu_s_per_1000_files"]["total"] for empty in (before, after))
 
 
 def _page_times() -> list[Result]:

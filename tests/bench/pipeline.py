@@ -236,7 +236,7 @@ def settle(conn: Connection, client: FTS3Client, meter: Meter, files: int) -> No
 _WAITING = """
 INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn, destination_lfn,
     size_bytes, adler32, priority, due_at, created_at)
-SELECT encode(sha224(('seed' || n)::bytea), 'hex'), n / %(per_task)s + 1, u.name, u.name,
+SELECT encode(sha224(('seed' || n)::bytea), 'hex'), %(task)s + n / %(per_task)s, u.name, u.name,
     (%(sites)s::text[])[1 + link %% 30], (%(sites)s::text[])[31 + (link / 30 + task) %% 30],
     '/store/temp/user/' || u.name || '.0123456789abcdef0123456789abcdef01234567/' || u.tail,
     '/store/user/' || u.name || '/' || u.tail, 1000000000 + n, '0a1b2c3d', 3,

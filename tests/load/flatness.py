@@ -1,6 +1,6 @@
 """Whether live work costs the same however long the past is: ``python -m load.flatness [rows ...]``, from ``tests``.
 
-For each length of the past it makes a Postgres of its own in a temporary folder (650 bytes of disk per file of the
+For each length of the past it makes a Postgres of its own in a temporary folder (800 bytes of disk per file of the
 past), asks everything some times, and deletes it. Says the CPU time of Postgres, how many times that of the first length
 this is, and the time on the clock.
 """

@@ -1,7 +1,7 @@
 """A catalogue with a long past: ``python -m load.history --rows N --database URL``, from ``tests``.
 
 Fills ``transfer_history`` of a migrated catalogue with files that ended in the months before this one, with their
-tasks and FTS jobs: 600 bytes of disk and some 10 CPU-µs a file. Fill first what is to be the past: the numbers of
+tasks and FTS jobs: 800 bytes of disk and some 10 CPU-µs a file. Fill first what is to be the past: the numbers of
 files go up with time.
 """
 

@@ -1,6 +1,6 @@
 """How long pages take when ten million files wait: ``python -m load.pages [files] [history]``, from ``tests``.
 
-Makes a Postgres of its own in a temporary folder (about 1.3 kB of disk per waiting file, 600 bytes per past one) and
+Makes a Postgres of its own in a temporary folder (about 1.3 kB of disk per waiting file, 800 bytes per past one) and
 deletes it afterwards. Says for each page the median of what the server takes, what of it is its own CPU, and when a
 browser has painted something (its *first contentful paint*). Each result is a line of :data:`RESULTS`, of which
 ``python -m bench --report`` makes a table.

@@ -35,7 +35,7 @@ MEMORY = {"shared_buffers": "2GB"}
 _SEED = """
 INSERT INTO transfer (request_id, task_id, username, identity, source, destination, source_lfn,
     destination_lfn, size_bytes, priority, due_at, created_at)
-SELECT encode(sha224(('seed' || n)::bytea), 'hex'), n / %(per_task)s + 1, user_name, user_name,
+SELECT encode(sha224(('seed' || n)::bytea), 'hex'), %(task)s + n / %(per_task)s, user_name, user_name,
     (%(sites)s::text[])[1 + (hashint8(n / 50) & 31)],
     (%(sites)s::text[])[33 + (hashtext(user_name) & 15)],
     '/store/temp/user/' || user_name || '.abc/some/dataset/261122_101112/0000/out_' || n || '.root',
@@ -89,18 +89,20 @@ COUNTS = {
 
 def seed(conn: Connection, files: int, statement: str = _SEED) -> None:
     """Fill the queue, with this statement; indexes are made afterwards, which is many times quicker."""
-    conn.execute(
+    tasks = conn.execute(
         "INSERT INTO task (name, username) SELECT 'seed_' || n, 'user' || (n - 1) %% %s"
-        " FROM generate_series(1, %s) n",
+        " FROM generate_series(1, %s) n RETURNING id",
         (USERS, files // FILES_PER_TASK + 1),
     )
+    first = min(task for (task,) in tasks)
     indexes = conn.execute(
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'transfer'"
         " AND indexname NOT IN (SELECT conname FROM pg_constraint)"
     ).fetchall()
     for name, _ in indexes:
         conn.execute(f"DROP INDEX {name}")
-    conn.execute(statement, {"files": files, "sites": SITES, "per_task": FILES_PER_TASK, "users": USERS})
+    wanted = {"files": files, "sites": SITES, "per_task": FILES_PER_TASK, "users": USERS, "task": first}
+    conn.execute(statement, wanted)
     conn.execute("SET maintenance_work_mem = '1GB'")
     for _, definition in indexes:
         conn.execute(definition)

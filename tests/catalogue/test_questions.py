@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 
+from asyncstageout.catalogue.partitions import ensure_month
 from asyncstageout.catalogue.questions import (
     TransferFilter,
     jobs_of,
@@ -102,17 +105,17 @@ def seed(conn: Connection, tasks: int, files: int) -> None:
     conn.execute("ANALYZE transfer, task")
 
 
-def rows_read(conn: Connection, query: Any, **options: Any) -> int:
+def rows_read(conn: Connection, query: Any, *, table: str = "transfer", **options: Any) -> int:
     """Return how many rows of files a question read."""
     reading = "SELECT pg_stat_clear_snapshot(), pg_stat_force_next_flush()"
     counted = (
-        "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'transfer'"
+        "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relid = %s::regclass"
     )
 
     def count() -> int:
         conn.execute(reading)
         conn.execute(reading)
-        return int(conn.execute(counted).fetchone()[0])
+        return int(conn.execute(counted, (table,)).fetchone()[0])
 
     before = count()
     query(conn, **options)
@@ -131,6 +134,25 @@ def test_a_page_reads_what_it_shows(crowd: Connection) -> None:
     assert rows_read(crowd, newest_transfers, where=of_a_user, limit=50) <= 10 * 50 + 100
     of_a_task = TransferFilter(task="task_7")
     assert rows_read(crowd, newest_transfers, where=of_a_task, limit=50) <= 100
+
+
+def test_files_since_a_time_are_not_looked_for_in_the_months_before_it(crowd: Connection) -> None:
+    now = datetime.now(UTC)
+    old, new = now - timedelta(days=70), now - timedelta(days=2)
+    ensure_month(crowd, ("transfer_history",), old.date())
+    for step, ended_at in ((2, old), (3, new)):
+        crowd.execute(
+            "UPDATE transfer SET state = 'DONE', created_at = %(at)s, ended_at = %(at)s WHERE id %% %(step)s = 0",
+            {"at": ended_at, "step": step},
+        )
+        crowd.execute(_MOVE)
+    partition = f"transfer_history_{old:%Y%m}"
+    nowhere = TransferFilter(source="T2_US_MIT")
+    assert rows_read(crowd, newest_transfers, table=partition, where=nowhere, limit=50) >= 10_000
+    lately = replace(nowhere, since=now - timedelta(days=3))
+    assert rows_read(crowd, newest_transfers, table=partition, where=lately, limit=50) == 0
+    found = newest_transfers(crowd, replace(EVERYTHING, since=now - timedelta(days=3)), limit=20_000)
+    assert {row["created_at"] for row in found if row["ended_at"]} == {new}
 
 
 def test_a_task_reads_its_own_files(crowd: Connection) -> None:

@@ -153,7 +153,8 @@ def _too_slow(request: Request, _: Exception) -> HTTPException:
     logger.warning("%s %s took the catalogue too long", request.method, request.url.path)
     return Problem(
         503,
-        "The catalogue needs too long for this; narrow the question: one task or user, fewer states, a later `since`.",
+        "The catalogue needs too long for this; narrow the question: one task or user, fewer states,"
+        " a later `since`.",
         kind="too-slow",
     )
 

@@ -92,10 +92,9 @@ def newest_transfers(
     tasks = " AND ".join(text for name, text in _TASK_CONDITIONS.items() if name in given)
     query = _NEWEST_OF_TASKS if tasks else _NEWEST
     condition = " AND ".join(conditions) or "true"
-    # What has not ended is in no history, however long one looks; and nothing ended before it arrived, which leaves
-    # out whole months.
+    # What has not ended is in no history, however long one looks.
     past = "false" if where.states is not None and FINAL_STATES.isdisjoint(where.states) else condition
-    if where.since is not None:
+    if where.since is not None:  # Nothing ended before it arrived: whole months are left out.
         past += " AND t.ended_at >= %(since)s"
     text = query.format(columns=_COLUMNS, condition=condition, past=past, tasks=tasks)
     values = asdict(where) | {

@@ -77,17 +77,18 @@ UPDATE transfer SET state = 'RETRY', attempt = 1, failure_category = 'quota',
 WHERE id %% 3 = 0 AND task_id IN (SELECT id FROM task WHERE username = 'user7')
 """
 
-# On every link something happens in every hour.
+# On every link something happens in every hour, and one attempt in eleven fails. In the order in which hours are counted.
+_RARE = ("retried", "retried_bytes", "failed", "failed_bytes", "attempts_failed")
 _COUNTS = f"""
 INSERT INTO statistic_{{table}} (kind, at, subject, other, {", ".join(COUNTS)}, failures, {", ".join(DELAYS)})
-SELECT k.kind::statistic_kind, t.at, k.subject, k.other, {", ".join("100" for _ in COUNTS)},
-    '{{{{"quota": 50, "transfer": 50}}}}', {", ".join("'{{{{10,50}},{{20,40}},{{30,10}}}}'" for _ in DELAYS)}
+SELECT k.kind::statistic_kind, t.at, k.subject, k.other, {", ".join("10" if name in _RARE else "100" for name in COUNTS)},
+    '{{{{"quota": 10, "transfer": 10}}}}', {", ".join("'{{{{10,50}},{{20,40}},{{30,10}}}}'" for _ in DELAYS)}
 FROM generate_series(%(start)s::timestamptz, %(end)s, %(step)s) AS t(at) CROSS JOIN (
     SELECT 'total' AS kind, '' AS subject, '' AS other
     UNION ALL SELECT 'link', a, b FROM unnest(%(sites)s::text[]) a, unnest(%(sites)s::text[]) b
     UNION ALL SELECT e, a, '' FROM unnest(%(sites)s::text[]) a, unnest('{{{{source,destination}}}}'::text[]) e
     UNION ALL SELECT 'user', 'user' || n, '' FROM generate_series(0, 999) n
-) k
+) k ORDER BY t.at
 """
 
 

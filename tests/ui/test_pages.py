@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import doctest
 import io
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+import requests
 from fastapi import FastAPI
 from psycopg import Connection
 from psycopg.types.json import Jsonb
@@ -41,6 +43,7 @@ from asyncstageout.ui.spans import SPANS
 from asyncstageout.ui.tables import Column, Shown
 from client.serving import mounted
 from fixtures.catalogue import Add, Plan, file_ids, record
+from ui import serving
 from ui.conftest import UI, Room
 from ui.reading import Element, read
 from ui.serving import UNLIMITED, by_cookie
@@ -383,6 +386,31 @@ def test_a_paused_link_says_so_on_every_page(room: Room, conn: Connection, add: 
     rows = {row[0]: row[1] for row in page_of(room(), "/sites").one("table").rows()}
     assert rows["T2_IT_Bari"] == "paused"
     assert rows["T2_CH_CERN"] == "well"
+
+
+@pytest.mark.parametrize("accepted", ["gzip, br", "identity"])
+def test_a_page_with_a_matrix_is_seen_before_the_matrix_is_made(
+    catalogue_url: str, add: Add, accepted: str
+) -> None:
+    add(record(0))
+    with serving.room(catalogue_url) as base:
+        answer = requests.get(
+            f"{base}/links",
+            cookies={"who": "olga"},
+            headers={"Accept-Encoding": accepted},
+            stream=True,
+            timeout=20,
+        )
+        pieces = list(answer.raw.read_chunked(decode_content=False))
+    if "gzip" in accepted:
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS + 16)
+        pieces = [unpacker.decompress(piece) for piece in pieces]
+        assert unpacker.eof
+    assert answer.headers["Vary"].endswith("Accept-Encoding")
+    assert b"Cells show" in pieces[0]
+    assert b'id="matrix"' not in pieces[0]
+    assert b'id="matrix"' in pieces[1]
+    assert b"".join(pieces).rstrip().endswith(b"</html>")
 
 
 def test_the_matrix_shows_what_waits(room: Room, add: Add) -> None:

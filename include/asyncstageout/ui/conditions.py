@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -49,7 +49,7 @@ class Conditions:
         self._now = now
         self._in_force = Restrictions(self.restrictions, now)
 
-    def of_link(self, link: Link) -> list[Condition]:
+    def of_link(self, link: Link) -> Sequence[Condition]:
         """Return what keeps files from this link, the graver first; nothing if it is well."""
         found = []
         if stop := self._in_force.stops(*link):
@@ -60,7 +60,7 @@ class Conditions:
         refusal = self._in_force.refuses(*link)
         if refusal and refusal is not stop:
             found.append(Condition(PARTICIPLES[refusal.mode], "note", refusal.sentence(), True))
-        return found
+        return tuple(found)  # of thousands of links that are well, it is one and the same
 
     def of_site(self, site: str) -> list[Condition]:
         """Return what is in force for a site as a whole, at either end, and for everybody."""

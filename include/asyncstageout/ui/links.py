@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -42,6 +43,7 @@ ONLY = {
 LOW, LOW_OF = 0.8, 10
 """Below such an efficiency, of at least so many attempts, a link is in trouble."""
 
+_NOTHING = Queue()
 _COUNTS = ("done", "done_bytes", "failed", *ATTEMPTS)
 COLUMNS = (
     Column("source", "Source", place=lambda row: places.link(row["source"], row["destination"])),
@@ -100,9 +102,9 @@ def links(
         empty="No link fits. Take another time, or another choice.",
     )  # fmt: skip
     return page.show(
-        "links.html", title="Links", tables=[table], matrix=matrix(rows, show, page.unit, int(sites)), q=q,
-        only=only, only_words=ONLY, show=show, shows=SHOWS, size=sites, sizes=[(one, one) for one in SIZES],
-        is_estimate=found.is_estimate,
+        "links.html", title="Links", tables=[table], q=q, only=only, only_words=ONLY, show=show, shows=SHOWS,
+        size=sites, sizes=[(one, one) for one in SIZES], is_estimate=found.is_estimate,
+        matrix_of=partial(matrix, rows, show, page.unit, int(sites)),
     )  # fmt: skip
 
 
@@ -161,7 +163,7 @@ def link_rows(
     }
     conditions = Conditions(conn, page.now)
     return [
-        _row(page, link, moved.get(link), found.by_link.get(link, Queue()), conditions)
+        _row(page, link, moved.get(link), found.by_link.get(link, _NOTHING), conditions)
         for link in moved | dict.fromkeys([*found.by_link, *conditions.breakers])
         if site is None or site in link
     ]
@@ -189,9 +191,9 @@ def _row(page: Page, link: Link, moved: Row | None, queue: Queue, conditions: Co
     attempts = sum(counts[name] for name in ATTEMPTS)
     found = conditions.of_link(link)
     if not found and attempts >= LOW_OF and efficiency is not None and efficiency < LOW:
-        found = [
-            Condition("low efficiency", "warning", f"only {share(efficiency)} of the attempts went well")
-        ]
+        found = (
+            Condition("low efficiency", "warning", f"only {share(efficiency)} of the attempts went well"),
+        )
     oldest_s = (page.now - queue.oldest_due_at).total_seconds() if queue.oldest_due_at else None
     return {
         **link._asdict(),

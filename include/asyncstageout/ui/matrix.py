@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,6 +13,8 @@ from markupsafe import Markup
 from asyncstageout.ui import words
 from asyncstageout.ui.conditions import Condition
 
+SAID_IN_FULL = 24
+"""With more sites on a side a cell that is pointed at says less: thousands of sentences make a page slow."""
 LEVELS = 6
 """Steps of darkness; each is in the style sheet."""
 Show = Literal["volume", "efficiency", "waiting", "in_flight", "oldest"]
@@ -32,6 +34,7 @@ class Cell(NamedTuple):
     level: str
     """Class of the style sheet: ``h0`` to ``h6``, or ``e0`` to ``e3`` for an efficiency."""
     sentence: str
+    """What is said when it is pointed at."""
     flag: Condition | None
     """What keeps files from the link."""
 
@@ -42,7 +45,8 @@ class Matrix:
 
     sources: Sequence[str]
     destinations: Sequence[str]
-    cells: Mapping[tuple[str, str], Cell]
+    cells: Mapping[str, Mapping[str, Cell]]
+    """Source -> destination -> cell, of the links that there are."""
     left_out: int
     """Links that are not in it."""
 
@@ -63,32 +67,34 @@ def matrix(rows: Iterable[Mapping[str, Any]], show: Show, unit: str, most: int) 
         weigh[row["source"]] += weight
         received[row["destination"]] += weight
     sources, destinations = (
-        [name for name, _ in sorted(found.items(), key=lambda one: (-one[1], one[0]))[:most]]
-        for found in (weigh, received)
+        dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:most]) for found in (weigh, received)
     )
     inside = [row for row in rows if row["source"] in sources and row["destination"] in destinations]
     largest = max((row[key] or 0 for row in inside), default=0)
-    cells = {
-        (row["source"], row["destination"]): Cell(
+    cells: defaultdict[str, dict[str, Cell]] = defaultdict(dict)
+    for row in inside:
+        cells[row["source"]][row["destination"]] = Cell(
             _said(row[key], say, show),
             _level(row[key], largest, show),
-            _sentence(row),
+            _sentence(row) if most <= SAID_IN_FULL or row["conditions"] else _link(row),
             next((one for one in row["conditions"] if one.is_restriction or one.tone == "bad"), None),
         )
-        for row in inside
-    }
-    used = {name for pair in cells for name in pair}
+    used = set().union(*cells.values())
     return Matrix(
-        [name for name in sources if name in used],
+        [name for name in sources if name in cells],
         [name for name in destinations if name in used],
         cells,
         len(rows) - len(inside),
     )
 
 
+def _link(row: Mapping[str, Any]) -> str:
+    return f"{row['source']} → {row['destination']}"
+
+
 def _sentence(row: Mapping[str, Any]) -> str:
-    link, files, size = f"{row['source']} → {row['destination']}", row["done"], row["done_bytes"]
-    found = [f"{link}: {words.number(files)} files ({words.bytes_(size)}) done"]
+    files, size = row["done"], row["done_bytes"]
+    found = [f"{_link(row)}: {words.number(files)} files ({words.bytes_(size)}) done"]
     if row["efficiency"] is not None:
         found.append(f"{words.share(row['efficiency'])} of the attempts went well")
     found.append(f"{words.number(row['waiting'])} waiting")

@@ -146,4 +146,4 @@ def _cell(value: Any) -> Any:
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, str) and _FORMULA.match(value):
         return f"'{value}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -63,7 +63,8 @@ SHOTS = (
     ),
     Shot(
         "links", "Links", "/links",
-        "Every source and destination; cells show volume, efficiency, what waits, what is in flight, or the oldest; one that is pointed at says all of it (with 60 sites on a side, which link it is)."
+        "Every source and destination; cells show volume, efficiency, what waits, what is in flight, or the oldest;"
+        " one that is pointed at says all of it (with 60 sites on a side, which link it is)."
         " The table below holds all links, sorts by any column, and is a CSV file too.",
     ),
     Shot(

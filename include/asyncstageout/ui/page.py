@@ -153,8 +153,7 @@ class Page:
                     return as_csv(table)
             raise Problem(404, f"This page has no table {wanted}.", kind="no-such-table")
         named = {table.name: table for table in tables}
-        zips = "gzip" in self.request.headers.get("accept-encoding", "")
-        return rendered(template, zips=zips, page=self, title=title, tables=named, **context)
+        return rendered(template, page=self, title=title, tables=named, **context)
 
     @cached_property
     def _kept(self) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
@@ -44,32 +42,14 @@ _TEMPLATES.globals |= {
 }  # fmt: skip
 
 
-def rendered(template: str, *, status: int = 200, zips: bool = False, **context: Any) -> Response:
-    """Return a page. What stands before ``{{ soon }}`` can be seen while the rest is still being made.
-
-    Args:
-        zips: the browser unpacks gzip. Airflow would pack the answer as a whole, and keep its pieces so long.
-    """
+def rendered(template: str, *, status: int = 200, **context: Any) -> Response:
+    """Return a page. What stands before ``{{ soon }}`` can be seen while the rest is still being made."""
     texts = _TEMPLATES.get_template(template).generate(context)
     first: list[str] = []
     for text in texts:
         if text == SOON:
-            return _in_two("".join(first), texts, status, zips=zips)
+            # All the rest at once: a browser that is given more and more paints nothing meanwhile.
+            pieces = ("".join(part) for part in (first, texts))
+            return StreamingResponse(pieces, status, headers=HEADERS, media_type="text/html")
         first.append(text)
     return HTMLResponse("".join(first), status, headers=HEADERS)
-
-
-def _in_two(first: str, rest: Iterator[str], status: int, *, zips: bool) -> Response:
-    # All the rest at once: a browser that is given more and more paints nothing meanwhile.
-    pieces: Iterator[bytes] = ("".join(texts).encode() for texts in ((first,), rest))
-    headers = HEADERS | {"Vary": f"{HEADERS['Vary']}, Accept-Encoding"}
-    if zips:
-        pieces, headers = _zipped(pieces), headers | {"Content-Encoding": "gzip"}
-    return StreamingResponse(pieces, status, headers=headers, media_type="text/html")
-
-
-def _zipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    packer = zlib.compressobj(wbits=zlib.MAX_WBITS + 16)
-    for piece in pieces:
-        yield packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH)
-    yield packer.flush()

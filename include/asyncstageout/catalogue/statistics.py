@@ -233,22 +233,10 @@ def most_frequent_failures(
 def subjects_seen(conn: Connection, period: Period) -> dict[str, int]:
     """Return how many links, sites, users and tasks had anything to do with what happened, by kind."""
     pieces, values = _pieces(conn, period)
-    parts = [
-        f"SELECT DISTINCT s.kind, s.subject, s.other FROM ({_RANGE_OF_ALL.format(name=name)}) s"
-        for name in pieces
-    ]
-    rows = conn.execute(
-        f"SELECT kind::text, count(*) FROM ({' UNION '.join(parts)}) s WHERE kind <> 'total' GROUP BY kind",
-        values,
-    )
+    named = "DISTINCT s.kind, s.subject, s.other"
+    parts = [_COUNTED.format(name=name, columns=named, condition="s.kind <> 'total'") for name in pieces]
+    rows = conn.execute(f"SELECT kind::text, count(*) FROM ({' UNION '.join(parts)}) s GROUP BY kind", values)
     return {kind.value: 0 for kind in Kind if kind is not Kind.TOTAL} | dict(rows.fetchall())
-
-
-_RANGE_OF_ALL = """
-SELECT s.kind, s.subject, s.other
-FROM unnest(%({name}_starts)s::timestamptz[], %({name}_ends)s::timestamptz[]) AS r(start_at, end_at)
-    JOIN statistic_{name} s ON s.at >= r.start_at AND s.at < r.end_at
-"""
 
 
 def _ask(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -247,11 +247,20 @@ FROM generate_series(0, %(files)s - 1) n,
 """
 
 
-def measure(files: int, links: int, limit: int, *, pending: int = 0, past: int = 0) -> dict[str, Any]:
-    """Let files arrive and be driven to DONE, beside ``pending`` others that wait and a history of ``past`` ones."""
+def measure(
+    files: int, links: int, limit: int, *, pending: int = 0, past: int = 0,
+    settings: Mapping[str, str] | None = None, look: Callable[[Connection], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Let files arrive and be driven to DONE, beside ``pending`` others that wait and a history of ``past`` ones.
+
+    Args:
+        settings: of Postgres, beside those of the sandbox.
+        look: called when all are DONE.
+    """
+    settings = (MEMORY if pending or past else {}) | dict(settings or {})
     with (
         tempfile.TemporaryDirectory(prefix="aso-bench-") as folder,
-        loaded_catalogue(settings=MEMORY if pending or past else None) as catalogue,
+        loaded_catalogue(settings=settings) as catalogue,
     ):
         meter = Meter(catalogue)
         with instant_fts(Path(folder)) as client, connect(catalogue.url) as conn:
@@ -268,6 +277,7 @@ def measure(files: int, links: int, limit: int, *, pending: int = 0, past: int =
                 accepted = cycle(conn, clients, meter, number, min(limit, waiting))
                 settle(conn, client, meter, accepted)
                 waiting, number = waiting - accepted, number + 1
+            look(conn)
             jobs, seen = conn.execute(
                 "SELECT count(*), count(DISTINCT (source, destination)) FROM fts_job"
                 " WHERE cycle_id IN (SELECT id FROM cycle WHERE run_id LIKE 'bench%')"

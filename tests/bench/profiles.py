@@ -1,7 +1,8 @@
 """Where the CPU of the pipeline goes, by statement and by function: ``python -m bench.profiles``, from ``tests``.
 
 Postgres: CPU of the backend around each statement, as Linux counts it; what the write-ahead log and checkpoints cost is
-not in it. Python: :mod:`cProfile`, which makes everything slower, small functions most of all: read shares, not times.
+not in it. Where ``ASO_POSTGRES_BIN`` names a Postgres with ``pg_stat_statements`` (the wheel's has none): also what each
+statement wrote and read. Python: :mod:`cProfile`, which makes everything slower, small functions most of all: read shares, not times.
 Writes ``docs/images/performance/profiles.txt``.
 """
 
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import Connection
 
+from asyncstageout.sandbox.postgres import binaries
 from bench import pipeline, report
 from bench.__main__ import CYCLE, FILES, LINKS
 from bench.calibrate import where
 
-STATEMENTS, FUNCTIONS = 25, 45
+STATEMENTS, WRITERS, FUNCTIONS = 25, 12, 45
 PACKAGE = "/asyncstageout/"
 
 
@@ -63,10 +66,37 @@ def _place() -> str | None:
     return f"{path.rpartition(PACKAGE)[2]}:{frame.f_lineno}" if PACKAGE in path else None
 
 
+def _settings() -> dict[str, str]:
+    there = (binaries().parent / "lib" / "pg_stat_statements.so").exists()
+    return {"shared_preload_libraries": "pg_stat_statements"} if there else {}
+
+
+_WRITTEN = """
+SELECT round(sum(wal_bytes) / %(files)s), round(sum(shared_blks_hit + shared_blks_read) / %(files)s, 1),
+    round(sum(rows) / %(files)s, 2), sum(calls), btrim(left(regexp_replace(query, '\\s+', ' ', 'g'), 60))
+FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+GROUP BY 5 ORDER BY 1 DESC LIMIT %(most)s
+"""
+
+
+def _written(conn: Connection) -> Iterator[str]:
+    if not _settings():
+        return
+    conn.execute("CREATE EXTENSION pg_stat_statements")
+    yield ""
+    yield "pg_stat_statements, for each file: bytes of write-ahead log, pages of 8 kB that were looked at, rows"
+    yield ""
+    for wal, pages, rows, calls, text in conn.execute(_WRITTEN, {"files": FILES, "most": WRITERS}):
+        yield f"{wal:6} B {pages:6} pages {rows:5} rows {calls:6} x  {text}"
+
+
 def main() -> None:
     per = 1000 / FILES
+    written: list[str] = []
     with counted() as statements:
-        pipeline.measure(FILES, LINKS, CYCLE)
+        pipeline.measure(
+            FILES, LINKS, CYCLE, settings=_settings(), look=lambda conn: written.extend(_written(conn))
+        )
     lines = [
         f"{where()}: {FILES:,} files from arrival to DONE",
         "",
@@ -75,6 +105,7 @@ def main() -> None:
     ]
     ranked = sorted(statements.items(), key=lambda one: -one[1][1])
     lines += [f"{cpu_s * per:.4f}  {times:5.0f} x  {name}" for name, (times, cpu_s) in ranked[:STATEMENTS]]
+    lines += written
     profile = cProfile.Profile()
     profile.runcall(pipeline.measure, FILES, LINKS, CYCLE)
     text = io.StringIO()

@@ -27,8 +27,9 @@ import requests
 from psycopg import Connection
 
 from asyncstageout.catalogue.connection import connect
+from asyncstageout.catalogue.fts_servers import add_server
 from asyncstageout.catalogue.storages import put_sites
-from asyncstageout.sandbox.airflow_env import ADMIN, LOGINS_FILE, catalogue_url
+from asyncstageout.sandbox.airflow_env import ADMIN, LOGINS_FILE, SECOND_FTS, catalogue_url
 from asyncstageout.sandbox.layout import LOOPBACK, Layout
 from asyncstageout.sandbox.services import NO_BYTES
 from asyncstageout.sandbox.state import read_status
@@ -53,10 +54,13 @@ class Load(NamedTuple):
     times: float
     """Of the reference day's rate."""
     seconds: float
+    fts_servers: int = 1
+    """None is asked for more than 2,500 rows of files a second (ADR 0005), which is some 760 files."""
 
 
 PHASES = (
     Load("idle", 0, 120), Load("1x", 1, 300), Load("10x", 10, 300), Load("50x", 50, 300), Load("100x", 100, 600),
+    Load("216x", 216, 600, fts_servers=2),
 )  # fmt: skip
 
 
@@ -194,6 +198,8 @@ def phase(bench: Bench, world: World, load: Load) -> dict[str, Any]:
     """Live through one phase, and until all its files have ended; return what it cost."""
     cores = psutil.cpu_count() or 1
     with bench.connect() as conn:
+        if load.fts_servers > 1:
+            add_server(conn, SECOND_FTS, by="bench")
         (since,) = conn.execute("SELECT clock_timestamp()").fetchone() or (None,)
         before, started = bench.cpu_s(), time.monotonic()
         sender = Sender(bench, world, load) if load.times else None

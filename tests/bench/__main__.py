@@ -20,7 +20,7 @@ FILES, LINKS, CYCLE = 100_000, 100, 20_000
 """So many files that what Postgres writes once after each checkpoint, whole pages, is shared out as on a busy day."""
 QUEUES = (1_000_000, 10_000_000)
 PASTS = (10_000_000,)
-"""100 million more of them take 80 GB of disk: say ``--pasts 10e6 100e6`` where there is so much."""
+"""100 million take 80 GB of disk: say ``--pasts 10e6 100e6`` where there is so much."""
 QUICK = 0.1
 
 Result = dict[str, Any]

@@ -70,17 +70,18 @@ def _spied(bench: Bench, folder: Path) -> Iterator[tuple[str, list[Stack]]]:
 
 
 def _spy(pid: int, output: Path) -> subprocess.Popen[str]:
+    spy, options = (
+        Path(sys.executable).with_name("py-spy"),
+        "record --subprocesses --nonblocking --format raw",
+    )
     words = [
-        str(Path(sys.executable).with_name("py-spy")),
-        "record",
-        "--subprocesses",
-        "--nonblocking",
-        "--format",
-        "raw",
-        "--rate",
-        str(RATE),
+        str(spy),
+        *options.split(),
+        f"--rate={RATE}",
+        f"--duration={SPIED_S}",
+        f"--pid={pid}",
+        f"--output={output}",
     ]
-    words += ["--duration", str(SPIED_S), "--output", str(output), "--pid", str(pid)]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -177,9 +177,10 @@ def by_subject(
         columns: those that are wanted (:mod:`asyncstageout.catalogue.measures`), which decides what thousands
             of links cost; those of the order are there too.
     """
-    first = "".join(f"{' + '.join(counts)} DESC, " for counts in [ORDERS[order]] if counts)
+    most = ORDERS[order]
+    first = f"{' + '.join(most)} DESC, " if most else ""
     ending = f"ORDER BY {first}subject, other LIMIT %(limit)s"
-    wanted = dict.fromkeys((*columns, *ORDERS[order]))
+    wanted = dict.fromkeys((*columns, *most))
     return _ask(conn, period, of, keys=("subject", "other"), columns=wanted, ending=ending, limit=limit)
 
 
